@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use self::lines::Unread;
 pub use self::turns::Kind;
@@ -51,6 +52,8 @@ pub struct Task {
     pub key: String,
     /// What to do.
     pub order: Order,
+    /// Whether it has rested since it was ordered.
+    pub rested: bool,
     serial: u64,
 }
 
@@ -113,7 +116,17 @@ struct Entry {
     serial: u64,
     /// How many files of that name are on their way to it.
     coming: usize,
+    /// Somebody is at it, or it rests.
     taken: bool,
+    /// Until when it rests, or whether it has.
+    rest: Rest,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    No,
+    Until(Instant),
+    Over,
 }
 
 /// A file that is about to get its name; dropped when it has it, or has not got it.
@@ -302,6 +315,7 @@ impl Owed {
     /// Takes what has been owed longest. It is nobody else's until it is done or given back.
     pub fn take(&self) -> Option<Task> {
         let mut state = self.state.lock();
+        state.wake(Instant::now());
         let (serial, key) = state.queue.pop()?;
         state.taken(serial, key)
     }
@@ -309,6 +323,7 @@ impl Owed {
     /// The same of one kind.
     pub fn take_of(&self, kind: Kind) -> Option<Task> {
         let mut state = self.state.lock();
+        state.wake(Instant::now());
         let (serial, key) = state.queue.of(kind).pop_first()?;
         state.taken(serial, key)
     }
@@ -321,11 +336,33 @@ impl Owed {
             state.orders.remove(&task.key);
             self.note(&mut state, 'd', &task.key);
         } else {
+            if let Some(entry) = state.orders.get_mut(&task.key) {
+                entry.rest = Rest::No;
+            }
             state.give_back(&task.key);
         }
         drop(state);
         self.changed.tell(&task.key);
         is_done
+    }
+
+    /// Nobody is at it before then, however often it is ordered meanwhile; all else goes on.
+    pub fn rest(&self, task: &Task, until: Instant) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.orders.get_mut(&task.key) {
+            entry.rest = Rest::Until(until);
+            state.queue.rests(until, task);
+        }
+    }
+
+    /// Whether it rests.
+    pub fn is_resting(&self, key: &str) -> bool {
+        self.state.lock().orders.get(key).is_some_and(|entry| matches!(entry.rest, Rest::Until(_)))
+    }
+
+    /// When the next of what rests is to be done.
+    pub fn rests_until(&self) -> Option<Instant> {
+        self.state.lock().queue.rests_until()
     }
 
     /// It could not be done: all else of its kind comes first.
@@ -423,7 +460,13 @@ impl State {
     fn order(&mut self, key: &str, order: Order) -> &mut Entry {
         self.serial += 1;
         let serial = self.serial;
-        let entry = self.orders.entry(key.to_owned()).or_insert(Entry { order, serial, coming: 0, taken: false });
+        let entry = self.orders.entry(key.to_owned()).or_insert(Entry {
+            order,
+            serial,
+            coming: 0,
+            taken: false,
+            rest: Rest::No,
+        });
         let before = std::mem::replace(&mut entry.serial, serial);
         entry.order = order;
         self.queue.remove(before);
@@ -434,7 +477,18 @@ impl State {
         let entry = self.orders.get_mut(&key)?;
         entry.taken = true;
         let is_wrong = entry.order == Order::Up && self.wrong.contains_key(&key);
-        Some(Task { order: if is_wrong { Order::Anew } else { entry.order }, key, serial })
+        let rested = entry.rest == Rest::Over;
+        Some(Task { order: if is_wrong { Order::Anew } else { entry.order }, key, rested, serial })
+    }
+
+    /// What has rested comes back in its turn.
+    fn wake(&mut self, now: Instant) {
+        while let Some((until, key)) = self.queue.woken(now) {
+            if let Some(entry) = self.orders.get_mut(&key).filter(|entry| entry.rest == Rest::Until(until)) {
+                entry.rest = Rest::Over;
+                self.give_back(&key);
+            }
+        }
     }
 
     fn give_back(&mut self, key: &str) {

@@ -1,7 +1,11 @@
 //! Whose turn it is: content and names go up beside each other, each the oldest first, so that neither waits for the
-//! other.
+//! other. What rests holds up nobody.
 
 use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::Task;
 
 /// What a key is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +31,8 @@ impl Kind {
 pub(super) struct Queue {
     contents: BTreeMap<u64, String>,
     names: BTreeMap<u64, String>,
+    /// What is not to be done before a moment, by that and by its order.
+    resting: BTreeMap<(Instant, u64), String>,
 }
 
 impl Queue {
@@ -44,6 +50,22 @@ impl Queue {
     pub(super) fn remove(&mut self, serial: u64) {
         self.contents.remove(&serial);
         self.names.remove(&serial);
+    }
+
+    pub(super) fn rests(&mut self, until: Instant, task: &Task) {
+        self.resting.insert((until, task.serial), task.key.clone());
+    }
+
+    /// When the next of what rests is to be done.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.resting.first_key_value().map(|((until, _), _)| *until)
+    }
+
+    /// One that has rested, and until when, taken out.
+    pub(super) fn woken(&mut self, now: Instant) -> Option<(Instant, String)> {
+        let first = self.resting.first_entry().filter(|first| first.key().0 <= now)?;
+        let ((until, _), key) = first.remove_entry();
+        Some((until, key))
     }
 
     /// Takes the oldest out.

@@ -9,7 +9,7 @@
 
 mod going;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::going::{Going, LONGEST_REST};
 use super::inventory::{self, Lost, digest_of};
@@ -40,6 +41,9 @@ const BLOBS_AT_ONCE: usize = 2;
 /// No small object is longer, in bytes.
 const MOST: u64 = 2 << 20;
 const UNREAD: &str = "what it says cannot be read";
+/// How often it is looked whether all that a tag leads to is there, when its pointer goes up, and for how many.
+const LOOK_AT_ALL: Duration = Duration::from_secs(6 * 60 * 60);
+const MOST_WHOLE: usize = 10_000;
 /// So much comes along with a tag at most.
 const MOST_ALONG: usize = 2_000;
 /// How often a small object is merged anew because another replica was faster.
@@ -67,6 +71,8 @@ pub struct Raising {
     leases: Option<Arc<Leases>>,
     metrics: Arc<Metrics>,
     going: Mutex<Going>,
+    /// When it was looked last whether all that a tag leads to is there, by what the tag stands for.
+    whole: Mutex<HashMap<Digest, Instant>>,
     /// Held by who puts all that is stored on the list.
     listing: tokio::sync::Mutex<()>,
 }
@@ -75,6 +81,15 @@ impl std::fmt::Debug for Raising {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Raising").field("bucket", &self.bucket).finish_non_exhaustive()
     }
+}
+
+/// What came of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Went {
+    /// It is as it should be.
+    Up,
+    /// A collector may be about to take what it is about: it is looked at again when that is over.
+    Rests,
 }
 
 /// How it goes.
@@ -113,6 +128,7 @@ impl Raising {
             leases: None,
             metrics,
             going: Mutex::default(),
+            whole: Mutex::default(),
             listing: Default::default(),
         }
     }
@@ -269,10 +285,15 @@ impl Raising {
     /// # Errors
     /// [`Trouble`]; the rest is still owed.
     pub async fn drain(&self) -> Result<(), Trouble> {
-        while let Some(task) = self.owed.take() {
-            self.raise(&task).await?;
+        loop {
+            if let Some(task) = self.owed.take() {
+                self.raise(&task).await?;
+            } else if let Some(until) = self.owed.rests_until() {
+                tokio::time::sleep_until(until).await;
+            } else {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Finds out what the bucket does with conditions, as soon as it answers.
@@ -322,10 +343,12 @@ impl Raising {
                 let raising = Arc::clone(self);
                 under_way.spawn(async move { raising.raise(&task).await });
             }
+            let next = if rest.is_zero() { self.owed.rests_until() } else { Some(Instant::now() + rest) };
+            let next = next.filter(|_| under_way.len() < AT_ONCE);
             tokio::select! {
                 Some(_) = under_way.join_next() => {}
                 () = self.owed.changed(kind) => {}
-                () = tokio::time::sleep(rest), if !rest.is_zero() => {}
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
     }
@@ -333,9 +356,13 @@ impl Raising {
     async fn raise(&self, task: &Task) -> Result<(), Trouble> {
         let key = &task.key;
         match self.carry_out(task).await {
-            Ok(()) => {
+            Ok(Went::Up) => {
                 self.is_over(task).await;
                 self.metrics.bucket_took();
+                Ok(())
+            }
+            Ok(Went::Rests) => {
+                self.owed.rest(task, Instant::now() + marks::OUTLASTS);
                 Ok(())
             }
             Err(Trouble::Unfit(why)) => {
@@ -375,52 +402,47 @@ impl Raising {
         }
     }
 
-    async fn carry_out(&self, Task { key, order, .. }: &Task) -> Result<(), Trouble> {
+    async fn carry_out(&self, Task { key, order, rested, .. }: &Task) -> Result<Went, Trouble> {
         // Whoever may write in the store may write anything on the list.
         if !inventory::is_known(key) {
             tracing::error!("the list of what is owed to the bucket names something that no store has; it is left out");
-            return Ok(());
+            return Ok(Went::Up);
         }
         if let Some((_, id)) = self.owed.uploads().into_iter().find(|(of, _)| of == key) {
             self.bucket.abort(key, &id).await?;
             self.owed.upload_over(key);
         }
         match (order, key.strip_prefix("blobs/")) {
-            (Order::Away, _) => self.bucket.remove(key).await,
-            (order, Some(name)) => self.blob(name, *order).await,
-            (_, None) if key.starts_with(marks::USED) => self.bucket.write(key, Bytes::new()).await,
-            (_, None) => self.small(key).await,
+            (Order::Away, _) => self.bucket.remove(key).await?,
+            (order, Some(name)) => return self.blob(name, *order).await,
+            (_, None) if key.starts_with(marks::USED) => self.bucket.write(key, Bytes::new()).await?,
+            (_, None) => return self.small(key, *rested).await,
         }
+        Ok(Went::Up)
     }
 
-    /// Returns when no collector is about to take this from the bucket; whether one may have been, and may have taken
-    /// the names of it, too.
-    async fn spare(&self, digest: &Digest) -> Result<bool, Trouble> {
-        let was_marked = self.bucket.spare(digest).await?;
-        if was_marked {
-            tokio::time::sleep(marks::OUTLASTS).await;
-        }
-        Ok(was_marked)
-    }
-
-    /// A name, and that what it names is there.
-    async fn small(&self, key: &str) -> Result<(), Trouble> {
-        let Some(name) = names::parse(key) else { return Ok(()) };
-        let Some(mine) = self.recorded(key, &name).await? else { return Ok(()) };
+    /// A name, and that what it names is there. Where it has `rested`, a collector may have taken it meanwhile, and what
+    /// it leads to.
+    async fn small(&self, key: &str, rested: bool) -> Result<Went, Trouble> {
+        let Some(name) = names::parse(key) else { return Ok(Went::Up) };
+        let Some(mine) = self.recorded(key, &name).await? else { return Ok(Went::Up) };
         let unread = || Trouble::Unfit(UNREAD.to_owned());
         let mine = record::of(&name, mine).ok_or_else(unread)?;
         let (location, descriptor, is_tag) = match name {
             Name::Tag(TagKey { location, .. }) => (location, read::<TagRecord>(&mine).map(|of| of.descriptor), true),
             Name::Member(location, _) => (location, read::<Membership>(&mine).map(|of| of.descriptor), false),
-            _ => return self.merged(key, &mine).await.map(drop),
+            _ => return self.merged(key, &mine).await.map(|_| Went::Up),
         };
         let descriptor = descriptor.ok_or_else(unread)?;
-        let mut brings_along = self.merged(key, &mine).await? && is_tag;
-        while self.spare(&descriptor.digest).await? {
-            self.merged(key, &mine).await?;
-            brings_along = true;
-        }
+        let is_new = self.merged(key, &mine).await? && is_tag;
         let (blob, digest) = (key_of(&descriptor.digest), &descriptor.digest);
+        if self.bucket.spare(digest).await? || !rested && self.owed.is_resting(&blob) {
+            // What it leads to is likely to be marked, too: so it rests at the same time.
+            self.bring_along(&location, descriptor).await;
+            return Ok(Went::Rests);
+        }
+        let is_time = is_tag && self.is_time_for_all_of(digest);
+        let brings_along = rested || is_new || is_time;
         let is_here = self.blobs.open(digest).await.is_some();
         if !(is_here && self.owed.is_owed(&blob)) && self.bucket.stat(digest).await?.is_none() {
             let (blobs, of) = (Arc::clone(&self.blobs), *digest);
@@ -436,7 +458,20 @@ impl Raising {
         if brings_along {
             self.bring_along(&location, descriptor).await;
         }
-        Ok(())
+        Ok(Went::Up)
+    }
+
+    /// Whether it is time to look whether all that a tag leads to is there still: a store may lose what it had.
+    fn is_time_for_all_of(&self, digest: &Digest) -> bool {
+        let (mut whole, now) = (self.whole.lock(), Instant::now());
+        if whole.len() >= MOST_WHOLE {
+            whole.retain(|_, looked| now.duration_since(*looked) < LOOK_AT_ALL);
+        }
+        let is_due = whole.get(digest).is_none_or(|looked| now.duration_since(*looked) >= LOOK_AT_ALL);
+        if is_due && whole.len() < MOST_WHOLE {
+            whole.insert(*digest, now);
+        }
+        is_due
     }
 
     /// What is in the small file of this name; `None` where there is none any more, or it is closed to us.
@@ -470,7 +505,8 @@ impl Raising {
         self.is_lost(key, Lost::Closed(why));
     }
 
-    /// Where a tag was not, or content was about to leave, what that leads to may have left the bucket.
+    /// Where a tag was not, or content was about to leave, or nobody has looked for long, what that leads to may have left
+    /// the bucket.
     async fn bring_along(&self, location: &Location, top: Descriptor) {
         let (mut open, mut seen) = (vec![top], HashSet::new());
         while let Some(descriptor) = open.pop().filter(|_| seen.len() < MOST_ALONG) {
@@ -497,14 +533,16 @@ impl Raising {
         }
     }
 
-    async fn blob(&self, name: &str, order: Order) -> Result<(), Trouble> {
-        let Some(digest) = digest_of(name) else { return Ok(()) };
+    async fn blob(&self, name: &str, order: Order) -> Result<Went, Trouble> {
+        let Some(digest) = digest_of(name) else { return Ok(Went::Up) };
         // Before it is looked whether it is there.
-        while self.spare(&digest).await? {}
+        if self.bucket.spare(&digest).await? {
+            return Ok(Went::Rests);
+        }
         let _place = self.places.acquire().await;
         let Some(content) = self.blobs.open(&digest).await else { return self.unopened(&digest, order).await };
         if order != Order::Anew && self.bucket.stat(&digest).await? == Some(content.size) {
-            return Ok(());
+            return Ok(Went::Up);
         }
         let key = key_of(&digest);
         let begun = |id: &str| self.owed.upload_begun(&key, id);
@@ -519,21 +557,21 @@ impl Raising {
         self.owed.put_right(&key);
         self.bucket.doubted().remove(&digest);
         self.metrics.bucket_got(content.size);
-        Ok(())
+        Ok(Went::Up)
     }
 
     /// What was evicted meanwhile is fetched again by who wants it, and goes up then over what was found wrong. What is here
     /// and cannot be read is told of.
-    async fn unopened(&self, digest: &Digest, order: Order) -> Result<(), Trouble> {
+    async fn unopened(&self, digest: &Digest, order: Order) -> Result<Went, Trouble> {
         let (blobs, of) = (Arc::clone(&self.blobs), *digest);
-        let Ok(Some(flaw)) = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await else { return Ok(()) };
+        let Ok(Some(flaw)) = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await else { return Ok(Went::Up) };
         if order == Order::Anew || self.bucket.stat(digest).await?.is_none() {
             match flaw {
                 Flaw::Damaged(what) => return Err(Trouble::Unfit(what)),
                 Flaw::Closed(why) => self.is_closed(&key_of(digest), why),
             }
         }
-        Ok(())
+        Ok(Went::Up)
     }
 
     /// Takes up what is there and writes what stands then; whether there was nothing.

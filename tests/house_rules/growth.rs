@@ -111,6 +111,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("access/led.rs", "by_caller", Still("one for each of what is given")),
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
+    ("tier/raising.rs", "whole", Still("10,000, those looked at in the last six hours")),
     (
         "tier/raising/going.rs",
         "lost",
@@ -414,6 +415,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     ("owed/turns.rs", "contents", Still("those of the orders that nobody is at")),
     ("owed/turns.rs", "names", Still("those of the orders that nobody is at")),
+    ("owed/turns.rs", "resting", Still("those of the orders that wait for a collector to be over")),
     ("owed.rs", "quiet", Still("one for each fill or name that comes from the bucket just now")),
     ("owed.rs", "uploads", Still("two under way, and what a kill left of them")),
     (
@@ -426,6 +428,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
         "used",
         Bounded("10,000, for 12 h", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
     ),
+    ("mirror/keep/collector/excess.rs", "victims", Still("lives for one round, and no longer than 100,000")),
     ("mirror/keep/collector/excess.rs", "members", Still("lives for one round, and no longer than 1,000,000")),
     ("mirror/keep/collector/excess.rs", "pinned", OPERATOR),
     ("mirror/keep/collector/excess.rs", "kept", OPERATOR),

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::memory::MemoryBlobStore;
+use crate::metadata::Proof;
+use crate::oci::{Algorithm, MediaType, Places};
 use crate::tier::settings::{Credentials, Settings};
 
 fn bucket() -> Bucket {
@@ -71,6 +74,62 @@ async fn what_did_not_stay_on_the_list_is_put_on_it_again() {
         while bucket.read(&key, MOST).await.expect("read").is_none() {
             tokio::task::yield_now().await;
         }
+    }
+    running.abort();
+}
+
+/// What the collector means to take is wanted again: it waits, and nothing else does.
+#[tokio::test(start_paused = true)]
+async fn what_was_marked_waits_for_the_collector_and_all_else_goes_up_meanwhile() {
+    let store = tempfile::tempdir().expect("a folder");
+    let ingests = IngestDir::open(store.path().join("ingest")).expect("a folder");
+    let (bucket, owed) = (bucket(), Owed::open(store.path()).expect("a list"));
+    owed.completed(&bucket.place());
+    let blobs = Arc::new(MemoryBlobStore::new());
+    let raising =
+        Raising::new(bucket.clone(), Arc::clone(&owed), blobs.clone(), store.path(), Arc::new(Metrics::new([])));
+    let raising = Arc::new(raising);
+    let location =
+        Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };
+    let mut names = Vec::new();
+    for n in 0..41 {
+        let bytes = Bytes::from(n.to_string());
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
+        let mut ingest = ingests.begin(&digest).expect("begun");
+        ingest.append(&bytes).expect("written");
+        blobs.commit(ingest, &digest).await.expect("stored");
+        let descriptor = Descriptor { digest, size: bytes.len() as u64, media_type: MediaType::ImageLayer };
+        let (proof, places) = (Proof::Bytes, Places::default());
+        let member = names::member(&location, &digest);
+        let path = store.path().join(&member);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        let record = Membership { descriptor, proof, anonymous: true, places };
+        std::fs::write(path, serde_json::to_vec(&record).expect("JSON")).expect("written");
+        if n < 40 {
+            bucket.write(&marks::mark_of(&digest), Bytes::from_static(b"{\"marked_at\":1}")).await.expect("marked");
+        }
+        names.extend([key_of(&digest), member]);
+    }
+    let began = Instant::now();
+    names.iter().for_each(|name| owed.up(name));
+    let running = tokio::spawn(Arc::clone(&raising).run());
+    let tick = Duration::from_millis(100);
+    for name in &names[80..] {
+        while owed.is_owed(name) {
+            tokio::time::sleep(tick).await;
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(owed.len(), 80, "what was marked is owed still");
+    // Ordered anew it rests all the same.
+    owed.up(&names[0]);
+    while !owed.is_empty() {
+        assert!(owed.len() == 80 || began.elapsed() >= marks::OUTLASTS, "{:?}", began.elapsed());
+        tokio::time::sleep(tick).await;
+    }
+    assert!(began.elapsed() < marks::OUTLASTS * 3 / 2, "{:?}", began.elapsed());
+    for name in &names {
+        assert!(bucket.read(name, MOST).await.expect("read").is_some(), "{name}");
     }
     running.abort();
 }
