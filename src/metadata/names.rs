@@ -67,6 +67,11 @@ pub fn frozen(location: &Location, tag: &Tag) -> String {
     format!("{}/{FROZEN}/{}", repository(location), tag.as_str())
 }
 
+/// Where it lies what of a repository is pinned or frozen.
+pub fn kept_folders(location: &Location) -> [String; 2] {
+    [PINS, FROZEN].map(|folder| format!("{}/{folder}", repository(location)))
+}
+
 /// A list.
 pub fn list(key: &ListKey) -> String {
     let part = Digest::of(Algorithm::Sha256, key.part.as_bytes()).hex();

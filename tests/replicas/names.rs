@@ -7,7 +7,7 @@ use registry_mirror::oci::ImageName;
 use scripted_registry::bucket::Fault;
 use scripted_registry::{Gate, Match, Rule, noise};
 
-use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, is_pointer, pull, up};
+use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, is_pointer, key_of, pull, up};
 
 fn app() -> ImageName {
     "app:1".parse().expect("a name")
@@ -351,4 +351,33 @@ async fn a_tag_is_asked_for_by_one_replica_for_all() {
 async fn up_of_manifest(scene: &Scene, image: &scripted_registry::Image) {
     scene.bucket.has(&crate::key_of(&image.manifest.digest)).await;
     scene.bucket.has(&crate::link_of("library/app", &image.manifest.digest)).await;
+}
+
+#[tokio::test]
+async fn what_is_pinned_or_frozen_while_the_collector_takes_it_away_is_there_again() {
+    for freezes in [false, true] {
+        let scene = Scene::set().await;
+        let image = scene.image(460);
+        let first = scene.replica().await;
+        pull(&first, &image).await;
+        up(&scene, &image).await;
+        first.settled().await;
+        let names = || scene.bucket.keys().into_iter().filter(|key| key.contains("_links") || is_pointer(key));
+        let mut before: Vec<String> = names().collect();
+        // As where its round is under way: all is marked, and no name is left.
+        names().for_each(|name| scene.bucket.remove(&name));
+        for digest in image.blobs().map(|blob| blob.digest).chain([image.manifest.digest]) {
+            let mark = key_of(&digest).replace("/blobs/", "/collector/marks/");
+            scene.bucket.put(&mark, "{\"marked_at\":1}");
+        }
+        if freezes {
+            first.mirror.freeze(&app(), None).await.expect("frozen");
+        } else {
+            first.mirror.pin(&app()).await.expect("pinned");
+        }
+        before.sort();
+        let is_marked = |key: &String| key.contains("/collector/marks/");
+        scene.bucket.until(|bucket| !bucket.keys().iter().any(is_marked)).await;
+        scene.bucket.until(|bucket| before.iter().all(|name| bucket.object(name).is_some())).await;
+    }
 }

@@ -15,6 +15,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use tokio::time::Instant;
@@ -22,8 +23,8 @@ use tokio::time::Instant;
 use self::fate::{Fate, Marked, Seen, fate};
 use crate::blob_store::key_of;
 use crate::clock::Clock;
-use crate::metadata::TagRecord;
 use crate::metadata::names::{self, Name};
+use crate::metadata::{Pin, TagRecord};
 use crate::metrics::Metrics;
 use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE};
 use crate::oci::{Algorithm, Digest, Manifest, Reference};
@@ -43,7 +44,11 @@ const LAST_LOOKS: Duration = Duration::from_secs(30);
 const USES_KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// No name is longer, in bytes.
 const LONGEST: u64 = 2 << 20;
+/// In between pins and what tags stand for are looked at anew, so often, while content is deleted.
+const LOOK_AT_NAMES: Duration = Duration::from_secs(10 * 60);
 const BLOBS: &str = "blobs";
+/// It is listed behind all names: no upstream is called so.
+const LAST: &str = "repositories/~/last";
 
 /// Goes round the bucket.
 pub struct Collector {
@@ -145,6 +150,19 @@ impl Collector {
 
     async fn round(&self, round: &mut Round) -> Result<(), Trouble> {
         round.left_over = self.bucket.abort_old().await? + remove_void(&self.bucket).await?;
+        // A store that leaves names out of its lists would have all deleted that they need.
+        self.bucket.write(LAST, Bytes::from_static(b"{}")).await?;
+        let went = self.through(round).await;
+        self.bucket.remove(LAST).await?;
+        went
+    }
+
+    /// All names, and an error in the end where these are not all.
+    fn names(&self) -> BoxStream<'static, Result<Listed, Trouble>> {
+        self.bucket.list_to(names::REPOSITORIES, LAST)
+    }
+
+    async fn through(&self, round: &mut Round) -> Result<(), Trouble> {
         let mut blobs = self.bucket.list(BLOBS).fuse().boxed();
         loop {
             let mut page = self.page(&mut blobs).await?;
@@ -187,7 +205,7 @@ impl Collector {
                 seen.used = Some(listed.modified);
             }
         }
-        let mut all = self.bucket.list(names::REPOSITORIES);
+        let mut all = self.names();
         while let Some(listed) = all.next().await.transpose()? {
             let named = match names::parse(&listed.key) {
                 Some(Name::Member(_, digest)) => Some(digest),
@@ -225,10 +243,14 @@ impl Collector {
                 Fate::Goes => drop(due.insert(digest, seen)),
             }
         }
-        if !due.is_empty() {
-            self.keep_what_tags_need(&mut due).await?;
-        }
-        for (digest, seen) in due {
+        let mut looked = None::<Instant>;
+        while !due.is_empty() {
+            if looked.is_none_or(|looked| looked.elapsed() > LOOK_AT_NAMES) {
+                self.keep_what_tags_need(&mut due).await?;
+                looked = Some(Instant::now());
+            }
+            let Some(digest) = due.keys().next().copied() else { break };
+            let Some(seen) = due.remove(&digest) else { break };
             if self.delete(&digest, &seen).await? {
                 round.deleted += 1;
                 round.freed += seen.size;
@@ -238,9 +260,10 @@ impl Collector {
         Ok(())
     }
 
-    /// What a tag stands for stays, with all that it leads to, whether its repository says that it has it or not.
+    /// What a tag stands for, or is pinned or frozen, stays, with all that it leads to, whether its repository says that it
+    /// has it or not.
     async fn keep_what_tags_need(&self, due: &mut HashMap<Digest, Seen>) -> Result<(), Trouble> {
-        let mut all = self.bucket.list(names::REPOSITORIES);
+        let mut all = self.names();
         let mut seen = HashSet::new();
         while let Some(listed) = all.next().await.transpose()? {
             let mut open: Vec<Digest> = self.stands_for(&listed.key).await?.into_iter().collect();
@@ -256,11 +279,12 @@ impl Collector {
         Ok(())
     }
 
-    /// What a tag stands for, whose pointer this is, or what it is frozen to.
+    /// What a tag stands for, whose pointer this is, or what it is frozen to, or pinned by its digest.
     async fn stands_for(&self, key: &str) -> Result<Option<Digest>, Trouble> {
         let parse: fn(&[u8]) -> Option<Digest> = match names::parse(key) {
             Some(Name::Tag(_)) => |bytes| Some(serde_json::from_slice::<TagRecord>(bytes).ok()?.descriptor.digest),
             Some(Name::Frozen(..)) => |bytes| serde_json::from_slice(bytes).ok(),
+            Some(Name::Pin(Pin { reference: Reference::Digest(digest), .. })) => return Ok(Some(digest)),
             _ => return Ok(None),
         };
         Ok(self.bucket.read(key, LONGEST).await?.and_then(|found| parse(&found.bytes)))

@@ -36,16 +36,27 @@ struct Listing {
     /// comes to it again.
     before: String,
     until: u64,
+    /// What has to come: without it not all came.
+    last: Option<String>,
 }
 
 impl Bucket {
     /// Every object below `folder`; ends at the first trouble, also where there is more than any bucket has. For
     /// housekeeping, never for a request.
     pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
+        self.listing(folder, None)
+    }
+
+    /// The same of a folder that has this object behind all others: where that does not come, the list is not believed.
+    pub fn list_to(&self, folder: &str, last: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
+        self.listing(folder, Some(last.to_owned()))
+    }
+
+    fn listing(&self, folder: &str, last: Option<String>) -> BoxStream<'static, Result<Listed, Trouble>> {
         let Ok(path) = self.path(folder) else { return stream::empty().boxed() };
         let (bucket, pages) = (self.clone(), self.store.list(Some(&path)));
         let (before, until) = (String::new(), 1);
-        let listing = Listing { bucket, pages, came: 0, waited: Duration::ZERO, before, until };
+        let listing = Listing { bucket, pages, came: 0, waited: Duration::ZERO, before, until, last };
         stream::unfold(Some(listing), async |listing| listing?.next().await).boxed()
     }
 
@@ -75,6 +86,10 @@ impl Listing {
         let next = tokio::time::timeout(DEADLINE, self.pages.next()).await;
         self.waited += began.elapsed();
         match next {
+            Ok(None) if self.last.is_some() => {
+                let why = format!("it does not list all that it has: {} objects, and not the last of them", self.came);
+                Some((Err(self.bucket.lists_oddly(why)), None))
+            }
             Ok(None) => {
                 self.bucket.lists_well();
                 None
@@ -103,6 +118,7 @@ impl Listing {
     /// Whether it may go on after this key.
     fn goes_on(&mut self, key: &str) -> Result<(), String> {
         self.came += 1;
+        self.last.take_if(|last| last == key);
         if key == self.before {
             return Err(format!("it lists the same again and again, after {} objects", self.came));
         }
@@ -138,8 +154,15 @@ mod tests {
             version: None,
         };
         let pages = pages.map(move |key| Ok(meta(key))).boxed();
-        let listing =
-            Listing { bucket: bucket.clone(), pages, came: 0, waited: Duration::ZERO, before: String::new(), until: 1 };
+        let listing = Listing {
+            bucket: bucket.clone(),
+            pages,
+            came: 0,
+            waited: Duration::ZERO,
+            before: String::new(),
+            until: 1,
+            last: None,
+        };
         let mut listed = stream::unfold(Some(listing), async |listing| listing?.next().await).boxed();
         let mut came = 0;
         while let Some(next) = listed.next().await {
@@ -169,12 +192,32 @@ mod tests {
         assert_eq!((came, trouble, bucket.lists_wrongly()), (20_000, None, None));
     }
 
+    #[tokio::test]
+    async fn a_list_without_the_last_of_what_is_there_is_not_believed() {
+        let bucket = Bucket::in_memory(&Settings::for_tests());
+        for key in ["a/1", "a/2", "a/~"] {
+            bucket.write(key, "x".into()).await.expect("written");
+        }
+        let listed = async |last| bucket.list_to("a", last).collect::<Vec<_>>().await;
+        assert!(listed("a/~").await.iter().all(Result::is_ok) && bucket.lists_wrongly().is_none());
+        let short = listed("a/~~").await;
+        assert_eq!((short.len(), short[3].is_err(), bucket.lists_wrongly().is_some()), (4, true, true));
+        assert!(listed("a/~").await.len() == 3 && bucket.lists_wrongly().is_none(), "it lists well again");
+    }
+
     #[test]
     fn no_bucket_has_more_than_so_much() {
         let bucket = Bucket::in_memory(&Settings::for_tests());
         let pages = stream::empty().boxed();
-        let mut listing =
-            Listing { bucket, pages, came: MOST - 1, waited: Duration::ZERO, before: String::new(), until: 0 };
+        let mut listing = Listing {
+            bucket,
+            pages,
+            came: MOST - 1,
+            waited: Duration::ZERO,
+            before: String::new(),
+            until: 0,
+            last: None,
+        };
         assert!(listing.goes_on("a").is_ok() && listing.goes_on("b").is_err());
     }
 }

@@ -1,10 +1,11 @@
 //! What operators say of images: kept whatever happens, frozen, forgotten. With a bucket it is told there first, and
 //! not done where that fails: what an operator asks for is for all replicas.
 
-use super::{Catalog, CatalogError, Forgotten, Found, fittest};
+use super::{Catalog, CatalogError, Forgotten, Found, fittest, parts};
+use crate::blob_store::key_of;
 use crate::documents::Changed;
 use crate::graph::image;
-use crate::metadata::{FrozenTag, MetadataError, TagKey, names};
+use crate::metadata::{FrozenTag, MetadataError, Pin, TagKey, names};
 use crate::mirror::Mirror;
 use crate::mirror::images::prefetch;
 use crate::oci::{AcceptSet, Digest, ImageName, Reference};
@@ -20,12 +21,15 @@ impl Mirror {
     pub async fn pin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
         let _told = self.tell(names::pin(&pin), serde_json::to_vec(&pin.to_string()).ok()).await?;
+        let kept = pin.clone();
         let pinned = self.0.graph.ask(move |graph| {
             graph.metadata().pin(&pin)?;
             let found = Catalog::of(graph)?.named(&pin)?;
             Ok(found.is_some_and(|Found { image, lacking, .. }| image::is_pullable(&image, &lacking)))
         });
-        Ok(pinned.await?)
+        let is_pullable = pinned.await?;
+        self.keep_there(kept).await?;
+        Ok(is_pullable)
     }
 
     /// Undoes [`Mirror::pin`]; whether it was pinned.
@@ -70,8 +74,32 @@ impl Mirror {
         };
         let _told = self.tell(names::frozen(&location, &tag), serde_json::to_vec(&digest).ok()).await?;
         tracing::info!(%location, %tag, %digest, "tag frozen");
+        let kept = Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) };
         let frozen = FrozenTag { location, tag, digest };
-        Ok(self.0.graph.ask(move |graph| graph.metadata().freeze(&frozen).map(|()| digest)).await?)
+        self.0.graph.ask(move |graph| graph.metadata().freeze(&frozen)).await?;
+        self.keep_there(kept).await?;
+        Ok(digest)
+    }
+
+    /// What is to be kept stays in the bucket, with all that it leads to, also where it was about to leave.
+    async fn keep_there(&self, kept: Pin) -> Result<(), MetadataError> {
+        let Some(shared) = self.0.fills.stored.shared() else { return Ok(()) };
+        let listed = self.0.graph.ask(move |graph| {
+            let found = Catalog::of(graph)?.named(&kept)?;
+            let location = &kept.location;
+            let mut listed = Vec::new();
+            if let Reference::Tag(tag) = &kept.reference {
+                for (accept, _) in graph.metadata().tag_records(location, tag)? {
+                    listed.push(names::tag(&TagKey { location: location.clone(), tag: tag.clone(), accept }));
+                }
+            }
+            for digest in found.iter().flat_map(parts) {
+                listed.extend([names::member(location, &digest), key_of(&digest)]);
+            }
+            Ok(listed)
+        });
+        shared.keep(&listed.await?);
+        Ok(())
     }
 
     /// Undoes [`Mirror::freeze`]; whether it was frozen.

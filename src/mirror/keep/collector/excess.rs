@@ -3,16 +3,18 @@
 //!
 //! As in a store the unit is the image. All that is about to leave is marked first; then a name goes as long as the
 //! mark of what it names stands: who brings one of them anew, or another that needs the same, takes the marks away and
-//! finds out what has gone meanwhile. Pinned and frozen images stay.
+//! finds out what has gone meanwhile. Pinned and frozen images stay, also those of which that was said meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{BLOBS, Collector, Round, Short, digest_in, short};
+use tokio::time::Instant;
+
+use super::{BLOBS, Collector, LAST_LOOKS, Round, Short, digest_in, short};
 use crate::metadata::names::{self, Name};
-use crate::metadata::{BlobRecord, Location};
+use crate::metadata::{BlobRecord, Location, Pin};
 use crate::mirror::keep::eviction::{self, Stock};
 use crate::oci::manifest::Children;
 use crate::oci::{Digest, Reference, Tag};
@@ -39,6 +41,13 @@ struct Named {
     kept: HashSet<Digest>,
 }
 
+/// What is about to leave.
+struct Leaving {
+    victims: HashSet<Short>,
+    /// The repository whose pins were looked at last, and when.
+    looked: Option<(Location, Instant)>,
+}
+
 impl Collector {
     /// Takes away the names of what is too much, once what has no name is gone.
     pub(super) async fn take_names(&self, round: &mut Round) -> Result<(), Trouble> {
@@ -54,11 +63,11 @@ impl Collector {
         let now = self.bucket.time().unwrap_or_else(|| self.clock.now());
         let planned = tokio::task::spawn_blocking(move || eviction::plan(&stock, excess, now)).await;
         let planned = planned.unwrap_or_default().into_iter().map(|victim| victim.digest);
-        let victims: HashSet<Short> = planned.take(MOST_AT_ONCE).collect();
-        let mut members = self.bucket.list(names::REPOSITORIES);
+        let mut leaving = Leaving { victims: planned.take(MOST_AT_ONCE).collect(), looked: None };
+        let mut members = self.names();
         while let Some(listed) = members.next().await.transpose()? {
             if let Some(Name::Member(_, digest)) = names::parse(&listed.key)
-                && victims.contains(&short(&digest))
+                && leaving.victims.contains(&short(&digest))
                 && self.bucket.mark(&digest).await?.is_none()
             {
                 self.write_mark(&digest).await?;
@@ -66,22 +75,74 @@ impl Collector {
             }
         }
         // Tags first: none is left without what it stands for.
-        for (key, location, tag, digest) in named.tags {
-            if victims.contains(&short(&digest)) && self.while_marked(&digest, &[&key]).await? {
+        for (key, location, tag, digest) in &named.tags {
+            if self.is_to_leave(location, digest, &mut leaving, &named).await?
+                && self.while_marked(digest, &[key]).await?
+            {
                 round.names += 1;
-                self.leave_no_history(&location, &tag).await?;
+                self.leave_no_history(location, tag).await?;
             }
         }
-        let mut members = self.bucket.list(names::REPOSITORIES);
+        let mut members = self.names();
         while let Some(listed) = members.next().await.transpose()? {
-            if let Some(Name::Member(_, digest)) = names::parse(&listed.key)
-                && victims.contains(&short(&digest))
+            if let Some(Name::Member(location, digest)) = names::parse(&listed.key)
+                && self.is_to_leave(&location, &digest, &mut leaving, &named).await?
                 && self.while_marked(&digest, &[&listed.key]).await?
             {
                 round.names += 1;
             }
         }
         Ok(())
+    }
+
+    /// Whether this is about to leave still. What was pinned or frozen in its repository since all was looked at stays:
+    /// that is looked at once more before anything of a repository goes, and again where that takes long.
+    async fn is_to_leave(
+        &self,
+        location: &Location,
+        digest: &Digest,
+        leaving: &mut Leaving,
+        named: &Named,
+    ) -> Result<bool, Trouble> {
+        if !leaving.victims.contains(&short(digest)) {
+            return Ok(false);
+        }
+        let is_known = |(of, at): &(Location, Instant)| of == location && at.elapsed() < LAST_LOOKS;
+        if !leaving.looked.as_ref().is_some_and(is_known) {
+            let looked = Instant::now();
+            let (kept, mut children) = (self.kept_meanwhile(location, named).await?, HashMap::new());
+            self.follow(kept.clone(), &mut children).await?;
+            let led_to = children.values().flat_map(|children| children.iter().copied());
+            for kept in kept.iter().map(short).chain(led_to) {
+                leaving.victims.remove(&kept);
+            }
+            leaving.looked = Some((location.clone(), looked));
+        }
+        Ok(leaving.victims.contains(&short(digest)))
+    }
+
+    /// What is pinned or frozen in a repository and was not when all was looked at.
+    async fn kept_meanwhile(&self, location: &Location, named: &Named) -> Result<Vec<Digest>, Trouble> {
+        let mut kept = Vec::new();
+        for folder in names::kept_folders(location) {
+            let mut listed = self.bucket.list(&folder);
+            while let Some(found) = listed.next().await.transpose()? {
+                match names::parse(&found.key) {
+                    Some(Name::Pin(Pin { location, reference: Reference::Tag(tag) })) => {
+                        let pin = (location, tag);
+                        if !named.pinned.contains(&pin) {
+                            let of_it = |(_, location, tag, digest): &(String, Location, Tag, Digest)| {
+                                (*location == pin.0 && *tag == pin.1).then_some(*digest)
+                            };
+                            kept.extend(named.tags.iter().filter_map(of_it));
+                        }
+                    }
+                    _ => kept.extend(self.stands_for(&found.key).await?),
+                }
+            }
+        }
+        kept.retain(|digest| !named.kept.contains(digest));
+        Ok(kept)
     }
 
     /// The history of a tag goes with its last pointer.
@@ -131,7 +192,7 @@ impl Collector {
     }
 
     async fn named(&self) -> Result<Named, Trouble> {
-        let (mut named, mut all) = (Named::default(), self.bucket.list(names::REPOSITORIES));
+        let (mut named, mut all) = (Named::default(), self.names());
         while let Some(listed) = all.next().await.transpose()? {
             match names::parse(&listed.key) {
                 Some(Name::Member(_, digest)) => drop(named.members.insert(short(&digest))),

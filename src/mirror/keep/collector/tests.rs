@@ -1,5 +1,6 @@
 //! Replicas that pull, forget and carry up, while collectors go round the same bucket. Time is paused.
 
+mod meanwhile;
 mod over_the_wire;
 
 use std::collections::BTreeMap;

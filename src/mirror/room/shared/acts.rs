@@ -139,6 +139,11 @@ impl Shared {
         Ok((was_there, self.owed.quiet(name)))
     }
 
+    /// Under these names is what is to be kept: a collector may be about to take it away.
+    pub(crate) fn keep(&self, names: &[String]) {
+        names.iter().for_each(|name| self.owed.up(name));
+    }
+
     /// Tells that an image is forgotten: its pin, what it is frozen to, what its tag points at. Whether the bucket knew
     /// of any.
     pub(crate) async fn tell_forgotten(&self, pin: &Pin) -> Result<(bool, Vec<Quiet>), Trouble> {
