@@ -50,9 +50,6 @@ pub fn answer(
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
     let glance = Glance::at(http.headers());
-    if !edge.admission.lets_in(&client) {
-        return Either::Left(ready(not_admitted(edge, &client, &http)));
-    }
     if glance.names_a_replica {
         let edge = Arc::clone(edge);
         return Either::Right(Box::pin(async move { replicas::answer(&edge, &client, &http, glance).await }) as Anew);
@@ -83,17 +80,6 @@ fn asker(edge: &Edge, client: Client, http: &HttpRequest<Incoming>) -> (Client, 
     let origin = edge.clients.origin(peer.ip(), lines.map(HeaderValue::as_bytes));
     let peer = if origin == peer.ip() { client.peer } else { Peer::Behind(origin) };
     (Client { peer, ..client }, Asker::new(origin, &edge.clients))
-}
-
-/// The answer to who would not be admitted if he connected now: he is told so, and connects anew.
-fn not_admitted(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Response<ResponseBody> {
-    edge.metrics.error("unidentified");
-    let mut record = Record::begin(edge, client.peer, http);
-    record.refused_unread(edge, http);
-    let message = "nobody is admitted without a certificate of server.tls.client_ca, and this connection has none \
-                   that counts now; connect anew, with one";
-    let answer = Answer::refusal(ErrorCode::Denied, message).closing().private(true);
-    response::render(answer, http.method() == Method::HEAD, record, &client.wire, None, None)
 }
 
 /// The answer to who has had what he may have.
