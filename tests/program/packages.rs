@@ -199,7 +199,7 @@ fn each_line_of_the_scripts_of_packages_is_one_that_a_shell_can_run() {
         fs::create_dir_all(root.path().join(folder)).unwrap();
     }
     fs::write(root.path().join("var/cache/registry-mirror/format"), "1\n").unwrap();
-    let debian = "addgroup adduser getent install registry-mirror deb-systemd-helper deb-systemd-invoke systemctl";
+    let debian = "addgroup adduser getent install find registry-mirror deb-systemd-helper deb-systemd-invoke systemctl";
     for program in debian.split(' ').chain("rm rmdir basename groupadd useradd".split(' ')) {
         let path = root.path().join("programs").join(program);
         let status = if program == "getent" { "$USERS" } else { "0" };
@@ -220,6 +220,47 @@ fn each_line_of_the_scripts_of_packages_is_one_that_a_shell_can_run() {
                 assert!(well && said.is_empty(), "{script} {argument}: {said:?}");
             }
         }
+    }
+}
+
+/// What a script calls at an upgrade, in turn, where `find` prints `found` of what is in the store.
+fn called_by_an_upgrade(script: &str, argument: &str, found: &str) -> Vec<String> {
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["programs", "run/systemd/system", "var/cache/registry-mirror"] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    fs::write(root.path().join("var/cache/registry-mirror/format"), "1\n").unwrap();
+    let calls = root.path().join("calls");
+    for program in
+        "addgroup adduser getent deb-systemd-helper deb-systemd-invoke systemctl registry-mirror find".split(' ')
+    {
+        let path = root.path().join("programs").join(program);
+        let prints = if program == "find" { found } else { "" };
+        let script = format!("#!/bin/sh\necho \"{program} $*\" >>{}\nprintf '%s' '{prints}'\n", calls.display());
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let (well, said) = run_script(root.path(), script, argument, true);
+    assert!(well, "{script}: {said}");
+    let calls = fs::read_to_string(calls).unwrap();
+    let of_the_daemon = ["deb-systemd-invoke", "systemctl stop", "systemctl --no-block", "registry-mirror"];
+    calls.lines().filter(|line| of_the_daemon.iter().any(|begin| line.starts_with(begin))).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_upgrade_gives_back_what_root_left_while_no_daemon_has_the_store() {
+    let words = |call: &String| call.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    for (script, argument, stop, gone_on) in [
+        ("systemd/debian/postinst", "configure", "deb-systemd-invoke stop", "deb-systemd-invoke restart"),
+        ("systemd/rpm/post", "2", "systemctl stop", "systemctl --no-block"),
+    ] {
+        let calls: Vec<_> = called_by_an_upgrade(script, argument, "repositories/left").iter().map(words).collect();
+        assert_eq!(calls, [stop, "registry-mirror why", gone_on], "{script}");
+        let calls = called_by_an_upgrade(script, argument, "");
+        assert!(
+            !calls.iter().any(|call| call.contains("stop")),
+            "{script} stops a daemon that is not in the way: {calls:?}"
+        );
     }
 }
 
