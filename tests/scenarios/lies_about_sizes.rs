@@ -105,6 +105,21 @@ fn stored(mirror: &TestMirror) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// How many bytes the index takes: a small store does not count the first part of it, and evicts for the rest.
+fn index(mirror: &TestMirror) -> u64 {
+    let mut folders = vec![mirror.store().join("metadata")];
+    let mut bytes = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => folders.push(entry.path()),
+                metadata => bytes += metadata.map_or(0, |metadata| metadata.len()),
+            }
+        }
+    }
+    bytes
+}
+
 /// So many steps, each of so many blobs at the same time at most.
 async fn history(seed: u64, steps: usize, at_once: usize) {
     let mut random = StdRng::seed_from_u64(seed);
@@ -131,7 +146,8 @@ async fn history(seed: u64, steps: usize, at_once: usize) {
         let answers = join_all(asked.iter().map(|(blob, ..)| async { mirror.get(&path(blob)).await })).await;
         mirror.settled().await;
         let after = stored(&mirror);
-        let history = format!("seed {seed}, step {step}: {asked:?} with {free} free");
+        let index = index(&mirror);
+        let history = format!("seed {seed}, step {step}: {asked:?} with {free} free and an index of {index}");
         for ((blob, told, size, _), answer) in asked.iter().zip(&answers) {
             let whole = answer.status == 200 && answer.complete && answer.body.len() as u64 == *size;
             let is_right = whole && Digest::of(Algorithm::Sha256, &answer.body) == *blob;
