@@ -41,7 +41,8 @@ use crate::oci::{RegistryName, Target, Whereabouts};
 
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;
-pub use answer::blobs::{BlobAnswer, BlobBody, Chunk, Framing, Selected};
+pub use answer::blobs::{BlobAnswer, Framing};
+pub use answer::body::{BlobBody, Chunk, Selected};
 pub use answer::heads::ManifestHead;
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;

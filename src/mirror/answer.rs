@@ -2,6 +2,7 @@
 
 mod at_hand;
 pub mod blobs;
+pub mod body;
 pub(crate) mod canary;
 mod denied;
 mod doubtful;
