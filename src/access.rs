@@ -70,6 +70,8 @@ pub enum Rule {
     Operator,
     /// Another replica asks, which knows whether its client may.
     Replica,
+    /// Nobody is admitted without a certificate.
+    Certificate,
 }
 
 impl Rule {
@@ -88,6 +90,7 @@ impl fmt::Display for Rule {
             Rule::Canary => f.write_str("canary"),
             Rule::Operator => f.write_str("operator"),
             Rule::Replica => f.write_str("replica"),
+            Rule::Certificate => f.write_str("client_ca"),
         }
     }
 }

@@ -54,6 +54,13 @@ pub enum Refusal {
         /// What it wants to see.
         login: Login,
     },
+    /// Nobody is admitted without a certificate, and the connection, which was open before that held, has none that
+    /// counts now.
+    #[error(
+        "nobody is admitted without a certificate of server.tls.client_ca, and this connection has none that counts \
+         now: connect anew, with one"
+    )]
+    Uncertified,
     /// No line allows it to this caller.
     #[error("{caller} may not pull {location}: {} (access = {:?})", no_line(*.access), .access.as_str())]
     Denied {
@@ -123,7 +130,9 @@ impl Refusal {
             Refusal::Unidentified { .. } => ErrorCode::Unauthorized,
             Refusal::Upstream { status: 401, .. } => ErrorCode::Unauthorized,
             Refusal::NotPublic { .. } | Refusal::Upstream { status: 404, .. } => ErrorCode::NameUnknown,
-            Refusal::Overheard { .. } | Refusal::Denied { .. } | Refusal::Upstream { .. } => ErrorCode::Denied,
+            Refusal::Overheard { .. } | Refusal::Uncertified | Refusal::Denied { .. } | Refusal::Upstream { .. } => {
+                ErrorCode::Denied
+            }
         }
     }
 
@@ -169,6 +178,7 @@ mod tests {
             (unidentified(true, false), 401, Some(CHALLENGE), "log in at this mirror (access = \"mapped\")"),
             (unidentified(false, true), 401, None, "(access = \"mapped\"); what was shown is not right"),
             (Refusal::Overheard { upstream: upstream.clone() }, 403, None, "X-Forwarded-Proto: https"),
+            (Refusal::Uncertified, 403, None, "nobody is admitted without a certificate of server.tls.client_ca"),
             (Refusal::NotPublic { location: location.clone() }, 404, None, "a.example/app: not found"),
             (told(401), 401, Some("Bearer realm=\"x\""), "(401): log in as a user of a.example, with docker login or "),
             (away, 401, Some("Basic realm=\"x\""), "a.example cannot be asked now"),

@@ -282,6 +282,11 @@ impl Rules {
         self.identities.certificates && self.identities.shown()
     }
 
+    /// Whether nobody is admitted without a certificate, whatever he asks for: there is no other way to say who one is.
+    pub const fn demands_a_certificate(&self) -> bool {
+        self.identities.certificates && !self.identities.shown()
+    }
+
     /// Whether this is somebody: a token is, when a grant names it.
     pub(super) fn counts(&self, caller: &Caller) -> bool {
         match caller {

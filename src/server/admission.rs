@@ -120,6 +120,13 @@ impl Admission {
         guest
     }
 
+    /// Whether a client of this connection would be admitted, were it a new one: what was asked of it then may be less
+    /// than what is asked now, and who vouched for it then may count no more.
+    pub fn lets_in(&self, client: &Client) -> bool {
+        let shows_one = || client.certificate.as_ref().and_then(Vouched::caller).is_some();
+        !self.rules.demands_a_certificate() || shows_one()
+    }
+
     /// What decides about an upstream where no grant does.
     pub fn mode(&self, upstream: &RegistryName) -> Rule {
         Rule::Mode(self.rules.access(upstream))

@@ -25,7 +25,7 @@ use super::record::{Peer, Record};
 use super::redirect::may_go;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
-use crate::access::Rule;
+use crate::access::{self, Rule};
 use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject};
 use crate::oci::header;
@@ -50,7 +50,8 @@ pub fn answer(
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
     let glance = Glance::at(http.headers());
-    if glance.names_a_replica {
+    let is_admitted = edge.admission.lets_in(&client);
+    if glance.names_a_replica && is_admitted {
         let edge = Arc::clone(edge);
         return Either::Right(Box::pin(async move { replicas::answer(&edge, &client, &http, glance).await }) as Anew);
     }
@@ -59,6 +60,9 @@ pub fn answer(
     let guest = edge.admission.guest(&client, asker, overheard, http.headers());
     if let Some(too_many) = client.turned_away.or_else(|| guest.asker.request().err()) {
         return Either::Left(ready(limited(edge, &client, &guest, &http, too_many)));
+    }
+    if !is_admitted {
+        return Either::Left(ready(not_admitted(edge, &client, &guest, &http)));
     }
     match answered_again(edge, &client, &guest, &http, glance) {
         Some(response) => Either::Left(ready(response)),
@@ -80,6 +84,16 @@ fn asker(edge: &Edge, client: Client, http: &HttpRequest<Incoming>) -> (Client, 
     let origin = edge.clients.origin(peer.ip(), lines.map(HeaderValue::as_bytes));
     let peer = if origin == peer.ip() { client.peer } else { Peer::Behind(origin) };
     (Client { peer, ..client }, Asker::new(origin, &edge.clients))
+}
+
+/// The answer to who would not be admitted if he connected now: he is told so, and connects anew.
+fn not_admitted(edge: &Edge, client: &Client, guest: &Guest, http: &HttpRequest<Incoming>) -> Response<ResponseBody> {
+    let mut record = Record::begin(edge, client.peer, http);
+    record.refused_unread(edge, http);
+    record.asked_by(guest.caller());
+    record.refused_by(Rule::Certificate);
+    let answer = turned_away(edge, Rejected::Refused(access::Refusal::Uncertified), None).closing();
+    response::render(answer, http.method() == Method::HEAD, record, &client.wire, None, None)
 }
 
 /// The answer to who has had what he may have.

@@ -18,12 +18,12 @@ use crate::support::mirror::{Settings, TestMirror};
 
 /// An authority, the files of a mirror that asks for its certificates, and who trusts it.
 pub(crate) struct Authority {
-    folder: TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    pub(crate) folder: TempDir,
+    pub(crate) issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new([]).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed");
@@ -43,14 +43,14 @@ impl Authority {
         }
     }
 
-    fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         let key =
             |key: &str, file: &str| format!("server.tls.{key} = \"{}\"\n", self.folder.path().join(file).display());
         key("cert", "cert.pem") + &key("key", "key.pem") + &key("client_ca", "ca.pem")
     }
 
     /// A client with a certificate of this name, if it has one.
-    fn client(&self, name: &str) -> TlsConnector {
+    pub(crate) fn client(&self, name: &str) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).expect("an authority");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -70,7 +70,7 @@ impl Authority {
 }
 
 /// Status of an answer over TLS, 0 where there is none, and whether it challenges.
-async fn over_tls(mirror: &TestMirror, client: &TlsConnector, path: &str, shown: &str) -> (u16, bool) {
+pub(crate) async fn over_tls(mirror: &TestMirror, client: &TlsConnector, path: &str, shown: &str) -> (u16, bool) {
     let stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
     let Ok(mut stream) = client.connect(ServerName::try_from("localhost").expect("a name"), stream).await else {
         return (0, false);
@@ -296,6 +296,6 @@ async fn a_new_certificate_drops_no_connection_and_authorities_that_are_gone_vou
     }
     std::fs::write(authority.folder.path().join("ca.pem"), another).expect("written");
     assert_eq!(mirror.reload(|settings| settings).await.status, 200);
-    assert_eq!(head(&mut kept, mapped).await, 401, "he is nobody now");
+    assert_eq!(head(&mut kept, mapped).await, 403, "he is nobody now, and would not be admitted anew");
     assert_eq!(over_tls(&mirror, &build, mapped, "").await.0, 0);
 }

@@ -11,6 +11,7 @@ mod access_kept;
 mod access_led;
 mod access_mapped;
 mod access_moved;
+mod access_open;
 mod access_passing;
 mod access_public;
 mod access_tokens;
