@@ -23,7 +23,7 @@ use moka::sync::Cache;
 use zeroize::Zeroizing;
 
 pub use passwords::{Passwords, PasswordsError};
-pub use tokens::{FetchKeys, Issuer};
+pub use tokens::{FetchKeys, Issuer, PublishedKeys};
 
 use crate::access::{self, Caller, Holder};
 use crate::clients::ClientId;

@@ -37,18 +37,24 @@ impl Issuer {
 
     /// Publishes the key under this name, and no other.
     fn publish(&self, name: &str) {
+        self.publish_with(name, json!({ "use": "sig", "alg": "ES256" }), "");
+    }
+
+    /// The same, with this said of the key, and of how long it is good for.
+    fn publish_with(&self, name: &str, said: Value, cache_control: &str) {
         self.registry.clear_rules();
         let url = self.url();
         let description = json!({ "issuer": url, "jwks_uri": format!("{url}/keys") }).to_string();
         let point = self.key.public_key_raw();
-        let key = json!({
-            "kty": "EC", "crv": "P-256", "kid": name, "use": "sig", "alg": "ES256",
-            "x": base64url(&point[1..33]), "y": base64url(&point[33..]),
+        let mut key = json!({
+            "kty": "EC", "crv": "P-256", "kid": name, "x": base64url(&point[1..33]), "y": base64url(&point[33..]),
         });
+        said.as_object().expect("keys").iter().for_each(|(name, value)| key[name] = value.clone());
         let keys = json!({ "keys": [{ "kty": "of tomorrow", "kid": "0" }, key] }).to_string();
         for (path, body) in [("/.well-known/openid-configuration", description), ("/keys", keys)] {
-            let rule = Rule::on(Match::when(move |request| request.path == path));
-            self.registry.rule(rule.answer(200, "application/json", body).before_auth());
+            let rule = Rule::on(Match::when(move |request| request.path == path)).answer(200, "application/json", body);
+            let rule = if cache_control.is_empty() { rule } else { rule.header("Cache-Control", cache_control) };
+            self.registry.rule(rule.before_auth());
         }
     }
 
@@ -177,6 +183,81 @@ async fn keys_that_are_new_are_fetched_and_known_ones_outlive_their_issuer() {
     issuer.registry.stop().await;
     mirror.advance(Duration::from_secs(7000));
     assert_eq!(ask(&mirror, &format!("Bearer {}", issuer.token("2", &latest))).await.status, 200);
+}
+
+/// A token that was not judged before.
+fn another(issuer: &Issuer, kid: &str, number: usize) -> String {
+    let mut claims = issuer.claims("repo:acme/app");
+    (claims["exp"], claims["jti"]) = (json!(NOW + 100_000), json!(number));
+    format!("Bearer {}", issuer.token(kid, &claims))
+}
+
+#[tokio::test]
+async fn a_key_that_is_replaced_under_its_name_is_fetched_and_the_one_before_counts_no_more() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(35, 1000)]);
+    let mut issuer = Issuer::start().await;
+    let mirror = mirror(&registry, &issuer).await;
+    let before = [0, 1, 4].map(|number| another(&issuer, "1", number));
+    assert_eq!(ask(&mirror, &before[0]).await.status, 200);
+    issuer.key = KeyPair::generate().expect("a key");
+    issuer.publish("1");
+    let after = another(&issuer, "1", 2);
+    for shown in [&after, &after, &before[1]] {
+        let expected = if *shown == after { 401 } else { 200 };
+        assert_eq!(ask(&mirror, shown).await.status, expected, "a moment after they were fetched");
+    }
+    assert_eq!(issuer.fetched(), 1);
+    mirror.advance(Duration::from_secs(31));
+    let made_up = format!("{}x", &after[..after.len() - 1]);
+    let (one, other) = tokio::join!(ask(&mirror, &made_up), ask(&mirror, &after));
+    assert_eq!((one.status, other.status, issuer.fetched()), (401, 200, 2), "once for all");
+    let stranger = Issuer { registry: Registry::start().await, key: KeyPair::generate().expect("a key") };
+    let made_up = format!("Bearer {}", stranger.token("1", &issuer.claims("repo:acme/app")));
+    for shown in [&made_up, &before[2]] {
+        assert_eq!(ask(&mirror, shown).await.status, 401);
+    }
+    assert_eq!(issuer.fetched(), 2, "a moment after they were fetched");
+}
+
+#[tokio::test]
+async fn keys_are_looked_at_again_as_often_as_their_issuer_says_within_bounds() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(36, 1000)]);
+    for (said, life) in
+        [("", 3600), ("max-age=600", 600), ("max-age=5", 300), ("no-store", 300), ("max-age=90000", 3600)]
+    {
+        let issuer = Issuer::start().await;
+        issuer.publish_with("1", json!({}), said);
+        let mirror = mirror(&registry, &issuer).await;
+        for (number, (advance, fetched)) in [(0, 1), (life - 1, 1), (1, 2)].into_iter().enumerate() {
+            mirror.advance(Duration::from_secs(advance));
+            assert_eq!(ask(&mirror, &another(&issuer, "1", number)).await.status, 200, "{said}");
+            assert_eq!(issuer.fetched(), fetched, "{said}: {number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_used_for_what_its_issuer_says_that_it_is_for() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(37, 1000)]);
+    for (said, status) in [
+        (json!({}), 200),
+        (json!({ "key_ops": ["verify"] }), 200),
+        (json!({ "use": "sig", "alg": "ES256", "key_ops": ["sign", "verify"] }), 200),
+        (json!({ "use": "enc" }), 401),
+        (json!({ "key_ops": ["sign"] }), 401),
+        (json!({ "key_ops": ["encrypt", "wrapKey"] }), 401),
+        (json!({ "key_ops": [] }), 401),
+        (json!({ "alg": "ES384" }), 401),
+        (json!({ "alg": "RSA-OAEP" }), 401),
+    ] {
+        let issuer = Issuer::start().await;
+        issuer.publish_with("1", said.clone(), "");
+        let mirror = mirror(&registry, &issuer).await;
+        assert_eq!(ask(&mirror, &another(&issuer, "1", 0)).await.status, status, "{said}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Tokens of OIDC issuers (RFC 7519), judged by the keys that each issuer publishes.
 //!
 //! Algorithms are those of public keys, and a key is used for its own alone. Keys are fetched once for all who
-//! wait, at most once in [`COOL_DOWN`]; keys that cannot be fetched anew stay good for a day.
+//! wait, at most once in [`COOL_DOWN`]: when they are old, when a token names one that is not known, and when one
+//! has made no signature that it should have made, for issuers replace keys under their names. Keys that cannot be
+//! fetched anew stay good for a day.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +14,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::{Engine as _, alphabet};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, dangerous};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -34,8 +37,8 @@ const ALGORITHMS: [Algorithm; 9] = [
 ];
 /// How far clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(60);
-/// How long keys are used without a look at new ones.
-const FRESH: Duration = Duration::from_secs(3600);
+/// How long keys are used without a look at new ones, at least and at most, whatever their issuer says.
+const FRESH: [Duration; 2] = [Duration::from_secs(300), Duration::from_secs(3600)];
 /// How long they are used when no new ones can be had.
 const STALE: Duration = Duration::from_secs(86_400);
 /// How long no keys are fetched after an attempt.
@@ -65,8 +68,11 @@ pub struct Issuer {
     pub audience: String,
 }
 
-/// Fetches the keys of an issuer: JSON (RFC 7517), or why not.
-pub type FetchKeys = Arc<dyn Fn() -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
+/// The keys of an issuer: JSON (RFC 7517), and how long it says that they are good for.
+pub type PublishedKeys = (Bytes, Option<Duration>);
+
+/// Fetches them, or says why not.
+pub type FetchKeys = Arc<dyn Fn() -> BoxFuture<'static, Result<PublishedKeys, String>> + Send + Sync>;
 
 /// What a token that is right says.
 pub(super) struct Claims {
@@ -89,6 +95,8 @@ struct Keyring {
 #[derive(Clone, Default)]
 struct Keys {
     keys: Arc<Vec<Key>>,
+    /// How long they are fresh.
+    life: Duration,
     fetched_at: Option<Timestamp>,
     tried_at: Option<Timestamp>,
 }
@@ -98,14 +106,35 @@ impl Keys {
         at.and_then(|at| at.age(now)).is_some_and(|age| age < time)
     }
 
-    /// The key for a token; without a name it is the only one that fits.
-    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<&Key> {
-        let mut fitting = self.keys.iter().filter(|key| key.fits(algorithm));
-        match kid {
-            Some(kid) => fitting.find(|key| key.name.as_deref() == Some(kid)),
-            None => fitting.next().filter(|_| fitting.next().is_none()),
-        }
+    /// The keys that a token may be signed with: those of the name that it tells; without a name the only one that
+    /// fits.
+    fn fitting(&self, Signed { kid, algorithm }: Signed<'_>) -> Vec<&Key> {
+        let named = |key: &&Key| kid.is_none() || key.name.as_deref() == kid;
+        let fitting: Vec<_> = self.keys.iter().filter(|key| key.fits(algorithm)).filter(named).collect();
+        if kid.is_none() && fitting.len() > 1 { Vec::new() } else { fitting }
     }
+
+    /// What a token comes to by these keys.
+    fn judge(&self, issuer: &Issuer, token: &str, signed: Signed<'_>, now: Timestamp) -> Judged {
+        let mut each = self.fitting(signed).into_iter().map(|key| claims(issuer, token, key, signed.algorithm, now));
+        each.find(|judged| !matches!(judged, Judged::NotSigned)).unwrap_or(Judged::NotSigned)
+    }
+}
+
+/// How a token says that it is signed.
+#[derive(Clone, Copy)]
+struct Signed<'t> {
+    kid: Option<&'t str>,
+    algorithm: Algorithm,
+}
+
+/// What a token comes to.
+enum Judged {
+    Right(Claims),
+    /// It is signed, and says nothing that counts now.
+    Wrong,
+    /// None of the keys has signed it.
+    NotSigned,
 }
 
 /// A key of an issuer.
@@ -123,7 +152,8 @@ impl Key {
         let published: Jwk = serde_json::from_value(published).ok()?;
         let key = DecodingKey::from_jwk(&published).ok()?;
         let common = published.common;
-        let is_for_signatures = common.public_key_use.is_none_or(|for_what| for_what == PublicKeyUse::Signature);
+        let is_for_signatures = common.public_key_use.is_none_or(|for_what| for_what == PublicKeyUse::Signature)
+            && common.key_operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify));
         let algorithm = common.key_algorithm.map(|algorithm| algorithm.to_string());
         is_for_signatures.then_some(Key { name: common.key_id, algorithm, key })
     }
@@ -213,8 +243,18 @@ impl Tokens {
         if !ALGORITHMS.contains(&header.alg) {
             return Ok(None);
         }
-        let Some(key) = ring.key(header.kid.as_deref(), header.alg, now).await? else { return Ok(None) };
-        Ok(claims(&ring.issuer, token, &key, header.alg, now))
+        let signed = Signed { kid: header.kid.as_deref(), algorithm: header.alg };
+        let keys = ring.keys(&|keys| !keys.fitting(signed).is_empty(), now).await?;
+        let mut judged = keys.judge(&ring.issuer, token, signed, now);
+        if matches!(judged, Judged::NotSigned) && !keys.fitting(signed).is_empty() {
+            // Another one may be called so by now.
+            let anew = ring.keys(&|anew| anew.fetched_at != keys.fetched_at, now).await?;
+            judged = anew.judge(&ring.issuer, token, signed, now);
+        }
+        Ok(match judged {
+            Judged::Right(claims) => Some(claims),
+            Judged::Wrong | Judged::NotSigned => None,
+        })
     }
 }
 
@@ -267,9 +307,10 @@ fn is_named(text: &str, issuer: &str) -> bool {
 }
 
 impl Keyring {
-    async fn key(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Result<Option<Key>, Unjudged> {
+    /// The keys, fetched anew where they are old or not `good`, if that was not tried a moment ago.
+    async fn keys(&self, good: &(impl Fn(&Keys) -> bool + Sync), now: Timestamp) -> Result<Keys, Unjudged> {
         let mut keys = self.keys.lock().clone();
-        let good = |keys: &Keys| Keys::is_within(keys.fetched_at, FRESH, now) && keys.find(kid, algorithm).is_some();
+        let good = |keys: &Keys| Keys::is_within(keys.fetched_at, keys.life, now) && good(keys);
         if !good(&keys) {
             let fetched = tokio::time::timeout(PATIENCE, self.fetched(&good, now)).await;
             keys = fetched.unwrap_or_else(|_| self.keys.lock().clone());
@@ -277,7 +318,7 @@ impl Keyring {
         if !Keys::is_within(keys.fetched_at, STALE, now) {
             return Err(Unjudged::NoKeys(self.issuer.issuer.clone()));
         }
-        Ok(keys.find(kid, algorithm).cloned())
+        Ok(keys)
     }
 
     /// The keys after one attempt to fetch them, or none if there was one a moment ago.
@@ -288,14 +329,17 @@ impl Keyring {
             return keys;
         }
         self.keys.lock().tried_at = Some(now);
-        let published = (self.fetch)().await.and_then(|found| {
-            serde_json::from_slice::<Published>(&found).map_err(|error| format!("its keys cannot be read: {error}"))
+        let published = (self.fetch)().await.and_then(|(json, good_for)| {
+            let read = serde_json::from_slice::<Published>(&json);
+            Ok((read.map_err(|error| format!("its keys cannot be read: {error}"))?.keys, good_for))
         });
         match published {
-            Ok(Published { keys }) => {
+            Ok((keys, good_for)) => {
                 // Those of a kind that we do not know are left out.
                 let known = keys.into_iter().take(MOST_KEYS).filter_map(Key::read);
-                let keys = Keys { keys: Arc::new(known.collect()), fetched_at: Some(now), tried_at: Some(now) };
+                let [least, most] = FRESH;
+                let life = good_for.map_or(most, |time| time.clamp(least, most));
+                let keys = Keys { keys: Arc::new(known.collect()), life, fetched_at: Some(now), tried_at: Some(now) };
                 *self.keys.lock() = keys.clone();
                 keys
             }
@@ -307,22 +351,26 @@ impl Keyring {
     }
 }
 
-/// What a token says that is signed with this key, for us, and now.
-fn claims(issuer: &Issuer, token: &str, key: &Key, algorithm: Algorithm, now: Timestamp) -> Option<Claims> {
+/// What a token comes to that is to be signed with this key, for us, and now.
+fn claims(issuer: &Issuer, token: &str, key: &Key, algorithm: Algorithm, now: Timestamp) -> Judged {
     let mut validation = Validation::new(algorithm);
     validation.set_audience(&[&issuer.audience]);
     validation.set_issuer(&[&issuer.issuer]);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
     // By our own clock, below.
     validation.validate_exp = false;
-    let Said { sub, exp, nbf } = jsonwebtoken::decode(token, &key.key, &validation).ok()?.claims;
+    let Said { sub, exp, nbf } = match jsonwebtoken::decode(token, &key.key, &validation) {
+        Ok(said) => said.claims,
+        Err(error) if *error.kind() == ErrorKind::InvalidSignature => return Judged::NotSigned,
+        Err(_) => return Judged::Wrong,
+    };
     let at = |seconds: f64| Timestamp((seconds.clamp(0.0, 1e13) * 1000.0) as u64);
     let until = at(exp).plus(LEEWAY);
     if sub.is_empty() || now >= until || nbf.is_some_and(|nbf| now.plus(LEEWAY) < at(nbf)) {
-        return None;
+        return Judged::Wrong;
     }
     let caller = issuer.name.as_ref().map_or_else(|| sub.as_str().into(), |name| format!("{name}:{sub}").into());
-    Some(Claims { caller, until })
+    Judged::Right(Claims { caller, until })
 }
 
 #[cfg(test)]
