@@ -44,6 +44,7 @@ use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
 
 use at_hand::AtHand;
 use blobs::Blobs;
+use denied::LookedInto;
 use led::InVain;
 use lists::ListAnswers;
 use looked::{Looked, Turn};
@@ -69,6 +70,7 @@ pub(crate) struct Answers {
     leading: Looked<(Location, [Digest; 2]), bool>,
     /// Of what tags it was asked in vain whether they do.
     led_in_vain: InVain,
+    looked_into: LookedInto,
     /// How many other replicas may get something at a time.
     for_replicas: Arc<Semaphore>,
 }
@@ -87,6 +89,7 @@ impl Answers {
     pub(super) fn tables(&self) -> Vec<(&'static str, u64)> {
         let Tags { manifests, flights, heads, head_flights, negatives, .. } = &*self.tags;
         let flights = manifests.flights.len() + flights.len() + head_flights.len() + self.own_questions.len();
+        let flights = flights + self.looked_into.len();
         let own = [
             ("flights_of_manifests", flights as u64),
             ("manifests_in_hand", manifests.in_use.lock().len() as u64),
@@ -152,6 +155,7 @@ impl Answers {
             lacking,
             leading,
             led_in_vain: InVain::new(),
+            looked_into: LookedInto::new(),
             for_replicas,
         }
     }

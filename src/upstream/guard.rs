@@ -227,7 +227,7 @@ impl Guard {
         let (at, mut memory) = (self.clock.now(), self.memory());
         match answer {
             Err(error) if error.class == UpstreamErrorClass::NotFound => {}
-            Err(error) => memory.last_error = Some(LastError { class: error.class.as_str().to_owned(), at }),
+            Err(error) => memory.last_error = Some(LastError { class: error.class, at }),
             Ok(_) => {
                 memory.answered_at = Some(at);
                 memory.latencies.truncate(TIMED - 1);

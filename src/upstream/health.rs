@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::UpstreamErrorClass;
 use super::quota::{Allowance, Quota};
 use crate::clock::Timestamp;
 
@@ -57,8 +58,8 @@ pub enum EndpointState {
 /// The latest request that did not get what it asked for. That something does not exist is no error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastError {
-    /// The class, as [`super::UpstreamErrorClass::as_str`] names it.
-    pub class: String,
+    /// What kind it was.
+    pub class: UpstreamErrorClass,
     /// When.
     pub at: Timestamp,
 }

@@ -1,6 +1,9 @@
 //! A repository that its registry denies: nothing of it is served any more, until it is given again.
 
-use scripted_registry::{Match, Registry, Rule, noise};
+use std::time::Duration;
+
+use registry_mirror::oci::ImageName;
+use scripted_registry::{Gate, Match, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -15,7 +18,7 @@ async fn becomes(mirror: &TestMirror, path: &str, wanted: u16) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("{path}: {wanted}"));
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("{path}: {wanted}"));
 }
 
 #[tokio::test]
@@ -38,7 +41,7 @@ async fn a_denial_of_a_repository_ends_what_is_served_of_it_by_tag_by_digest_and
         registry.rule(
             Rule::on(Match::when(|request| request.path.starts_with("/v2/library/private/"))).refuse(status_of_denial),
         );
-        mirror.advance(std::time::Duration::from_secs(120));
+        mirror.advance(Duration::from_secs(120));
         // Whoever asks upstream first hears of it.
         assert_eq!(status(&mirror, if begins_with_a_tag { tag } else { list }).await, 404);
         for path in &all {
@@ -109,7 +112,7 @@ async fn what_was_denied_before_a_restart_is_denied_after_it_also_while_upstream
     }
     registry.clear_rules();
     registry.restart_on_same_port().await;
-    mirror.advance(std::time::Duration::from_secs(3600));
+    mirror.advance(Duration::from_secs(3600));
     for path in &paths {
         becomes(&mirror, path, 200).await;
     }
@@ -143,13 +146,13 @@ async fn a_denial_ends_also_what_is_served_of_a_repository_without_a_stored_mani
 
         registry.clear_rules();
         registry.rule(Rule::on(Match::repository("library/private")).refuse(status_of_denial));
-        mirror.advance(std::time::Duration::from_secs(31));
+        mirror.advance(Duration::from_secs(31));
         assert_eq!(status(&mirror, tag).await, 404);
         becomes(&mirror, &blob, 404).await;
         let mirror = mirror.restart().await;
         assert_eq!(status(&mirror, &blob).await, 404, "after a restart");
         registry.clear_rules();
-        mirror.advance(std::time::Duration::from_secs(31));
+        mirror.advance(Duration::from_secs(31));
         becomes(&mirror, &blob, 200).await;
         registry.forget_requests();
         let quiet = async {
@@ -161,7 +164,7 @@ async fn a_denial_ends_also_what_is_served_of_a_repository_without_a_stored_mani
                 }
             }
         };
-        let lifted = tokio::time::timeout(std::time::Duration::from_secs(30), quiet).await;
+        let lifted = tokio::time::timeout(Duration::from_secs(30), quiet).await;
         assert!(lifted.is_ok(), "it is given again without a question");
     }
 }
@@ -180,4 +183,35 @@ async fn a_list_of_referrers_is_not_there_where_what_it_is_about_is_refused_and_
     let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
     assert_eq!(status(&mirror, &by_digest).await, 200);
     assert_eq!(status(&mirror, &list("library/app")).await, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_to_know_what_a_pull_would_get_waits_for_what_a_refusal_means() {
+    let registry = Registry::start().await;
+    for name in ["library/app", "library/other"] {
+        registry.add_image(name, "1", &[noise(7, 1000)]);
+    }
+    let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+    for name in ["app", "other"] {
+        assert_eq!(status(&mirror, &format!("/v2/library/{name}/manifests/1")).await, 200);
+    }
+    mirror.settled().await;
+    let (gate, by_digest) = (Gate::new(), "/v2/library/app/manifests/sha256:");
+    let rule = Rule::on(Match::when(move |request| request.path.starts_with(by_digest)));
+    registry.rule(rule.refuse(403).stall_before_headers(&gate));
+    registry.rule(Rule::on(Match::repository("library/app")).refuse(403));
+    mirror.advance(Duration::from_secs(1));
+    assert_eq!(status(&mirror, "/v2/library/app/manifests/1").await, 404);
+    gate.reached().await;
+    let [app, other] = ["app", "other"].map(|name| format!("docker.io/{name}:1").parse::<ImageName>().expect("a name"));
+    let asked = mirror.mirror.clone();
+    let why = tokio::spawn(async move { asked.why(&app).await });
+    for _ in 0..3 {
+        let other = mirror.mirror.why(&other).await.expect("told");
+        assert_eq!(other.outcome.as_deref(), Some("revalidated"), "a refusal is an answer: {}", other.reason);
+    }
+    assert!(!why.is_finished(), "it is being looked into");
+    gate.open();
+    let why = tokio::time::timeout(Duration::from_secs(30), why).await.expect("in time").expect("ends").expect("told");
+    assert!(why.reason.ends_with("until it gives it again; a pull asks it"), "{}", why.reason);
 }

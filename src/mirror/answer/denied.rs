@@ -1,14 +1,24 @@
 //! What follows from a refusal of an upstream: whether it is one for all that is stored of a repository.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Fills;
+use crate::mirror::flight::flights::{Flights, Seat};
 use crate::mirror::routes::Route;
 use crate::mirror::{Location, Mirror};
 use crate::oci::manifest::is_manifest;
 use crate::oci::{AcceptSet, Descriptor, Digest, Reference};
 use crate::upstream::UpstreamErrorClass;
+
+/// How long who wants to know what comes of a refusal waits for it.
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
+
+/// The repositories that are looked into just now, each with what ends when that is over.
+pub(super) type LookedInto = Flights<Location, watch::Receiver<()>>;
 
 impl Mirror {
     /// The same answer; a refusal is looked into.
@@ -18,9 +28,23 @@ impl Mirror {
         let for_all = !fills.stored.standing.is_of_callers(&route.location);
         let given_again = || answer.is_ok() && fills.stored.denials.holds(&route.location);
         if (refused || given_again()) && for_all && fills.stored.denials.is_due(&route.location) {
-            fills.tasks.spawn(look_into(Arc::clone(fills), route.clone()));
+            let (over, looking) = watch::channel(());
+            if let Seat::Lead(_, departure) = self.0.answers.looked_into.seat(route.location.clone(), || looking) {
+                let look = look_into(Arc::clone(fills), route.clone());
+                fills.tasks.spawn(async move {
+                    look.await;
+                    drop((departure, over));
+                });
+            }
         }
         answer
+    }
+
+    /// Waits until it is known what a refusal of a moment ago means for all of a repository; not for long.
+    pub(crate) async fn looked_into(&self, location: &Location) {
+        let Some(mut looking) = self.0.answers.looked_into.join(location) else { return };
+        let over = async { while looking.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(LONG_ENOUGH, over).await;
     }
 }
 

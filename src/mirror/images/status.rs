@@ -102,7 +102,9 @@ fn endpoint(health: EndpointHealth) -> Endpoint {
             EndpointState::Limited => documents::EndpointState::Limited,
         },
         asked_again_at: health.asked_again_at.map(Into::into),
-        last_error: health.last_error.map(|error| LastError { class: error.class, failed_at: error.at.into() }),
+        last_error: health
+            .last_error
+            .map(|error| LastError { class: error.class.as_str().to_owned(), failed_at: error.at.into() }),
         answered_at: health.answered_at.map(Into::into),
         latency_seconds: health.latency.map(|latency| latency.as_secs_f64()),
         pulls: health.pulls.map(|pulls| {

@@ -37,7 +37,9 @@ impl Reach {
     fn of(health: &Health, now: Timestamp) -> Reach {
         // It may be asked again at once; that it will answer then nobody would say.
         let failed_last = |endpoint: &EndpointHealth| {
-            let failed_at = endpoint.last_error.as_ref().map(|error| error.at);
+            // A refusal is an answer.
+            let failed = endpoint.last_error.as_ref().filter(|error| error.class.is_no_answer());
+            let failed_at = failed.map(|error| error.at);
             failed_at > endpoint.answered_at && failed_at.and_then(|at| at.age(now)).is_some_and(|age| age < LATELY)
         };
         let fails = !health.endpoints.is_empty() && health.endpoints.iter().all(failed_last);
@@ -271,6 +273,7 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`]; an unknown image is no error.
     pub async fn why(&self, name: &ImageName) -> Result<Why, CatalogError> {
         let route = self.route_of(name)?;
+        self.looked_into(&route.location).await;
         let (policy, now) = self.0.answers.rules();
         let health = route.upstream.health();
         let absent = self.0.answers.is_absent(&route.location, &name.reference);
@@ -289,6 +292,7 @@ impl Mirror {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::UpstreamErrorClass;
 
     const POLICY: Policy = Policy {
         mode: Mode::Online,
@@ -348,12 +352,12 @@ mod tests {
         ] {
             assert_eq!(facts.foresee().ok().map(|(outcome, _)| outcome), expected, "{facts:?}");
         }
-        let failed = |class: &str, failed_at, answered_at| Health {
+        let failed = |class, failed_at, answered_at| Health {
             endpoints: vec![EndpointHealth {
                 url: "https://a.example/".to_owned(),
                 state: crate::upstream::health::EndpointState::Up,
                 asked_again_at: None,
-                last_error: Some(crate::upstream::health::LastError { class: class.to_owned(), at: failed_at }),
+                last_error: Some(crate::upstream::health::LastError { class, at: failed_at }),
                 answered_at,
                 latency: None,
                 pulls: None,
@@ -361,13 +365,18 @@ mod tests {
             ..Health::default()
         };
         let seconds_ago = |seconds| NOW.minus(Duration::from_secs(seconds));
-        for (failed_at, answered_at, expected) in [
-            (seconds_ago(1), Some(seconds_ago(2)), Reach::Away),
-            (seconds_ago(1), None, Reach::Away),
-            (seconds_ago(2), Some(seconds_ago(1)), Reach::Well),
-            (seconds_ago(600), None, Reach::Well),
+        use UpstreamErrorClass::{Denied, Protocol, RateLimited, Refused, Unavailable};
+        for (class, failed_at, answered_at, expected) in [
+            (Unavailable, seconds_ago(1), Some(seconds_ago(2)), Reach::Away),
+            (Unavailable, seconds_ago(1), None, Reach::Away),
+            (Unavailable, seconds_ago(2), Some(seconds_ago(1)), Reach::Well),
+            (Unavailable, seconds_ago(600), None, Reach::Well),
+            (RateLimited(None), seconds_ago(1), None, Reach::Away),
+            (Protocol, seconds_ago(1), None, Reach::Away),
+            (Denied, seconds_ago(1), Some(seconds_ago(2)), Reach::Well),
+            (Refused, seconds_ago(1), None, Reach::Well),
         ] {
-            assert_eq!(Reach::of(&failed("connect", failed_at, answered_at), NOW), expected);
+            assert_eq!(Reach::of(&failed(class, failed_at, answered_at), NOW), expected, "{class:?}");
         }
         let own = |tag: &str| Pin {
             location: crate::mirror::Location {
