@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access::Permit;
 use crate::clients::Asker;
@@ -62,7 +63,15 @@ impl Found {
     pub fn permitted(self, permit: Permit) -> Option<Route> {
         let Found { location, upstream, namespace, waited } = self;
         let asker = Asker::operator();
-        (*permit.location() == location).then_some(Route { location, upstream, namespace, asker, permit, waited })
+        (*permit.location() == location).then_some(Route {
+            location,
+            upstream,
+            namespace,
+            asker,
+            permit,
+            waited,
+            fresh_for: None,
+        })
     }
 
     /// The way in, for whoever runs the mirror.
@@ -93,6 +102,8 @@ pub struct Route {
     permit: Permit,
     /// How long it has waited for the bucket.
     pub(super) waited: Waited,
+    /// What a tag points at counts as fresh for no longer than this, where it is not to for as long as usual.
+    fresh_for: Option<Duration>,
 }
 
 impl Route {
@@ -106,12 +117,22 @@ impl Route {
     pub(crate) fn of_operator(location: Location, upstream: Arc<dyn Upstream>) -> Route {
         let permit = Permit::operator(location.clone());
         let waited = Waited::of(upstream.health().gives_nothing());
-        Route { location, upstream, namespace: None, asker: Asker::operator(), permit, waited }
+        Route { location, upstream, namespace: None, asker: Asker::operator(), permit, waited, fresh_for: None }
     }
 
     /// The same for another look-up, which has not waited yet.
     pub(super) fn anew(&self) -> Route {
         Route { waited: Waited::of(self.upstream.health().gives_nothing()), ..self.clone() }
+    }
+
+    /// The same for whom what a tag points at is fresh for no longer than this.
+    pub(super) fn checked_within(self, time: Duration) -> Route {
+        Route { fresh_for: Some(time), ..self }
+    }
+
+    /// For how long what a tag points at is fresh for him, where it usually is for this long.
+    pub(super) fn fresh_for(&self, usually: Duration) -> Duration {
+        self.fresh_for.map_or(usually, |time| time.min(usually))
     }
 
     /// Why he who asks may read it.

@@ -6,6 +6,7 @@ use scripted_registry::client::{self, Response};
 use scripted_registry::{Digest, Image, Match, Registry, noise};
 
 use crate::access_mapped::{ask, basic, mapped, told, users};
+use crate::support::mirror::TestMirror;
 
 fn at(rest: &str) -> String {
     format!("/v2/app/{rest}?ns=a.example")
@@ -118,4 +119,113 @@ async fn who_may_read_all_of_a_repository_leaves_nothing_to_remember_of_what_its
     }
     assert_eq!(ask(&mirror, "HEAD", "eve", &at("manifests/1")).await.status, 200);
     assert_eq!(is(&|count| count != "1").await, "2", "of ann and eve");
+}
+
+const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
+const EITHER: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Bob asks for the tag, as one who accepts these types, and is told that it is this.
+async fn is_told(mirror: &TestMirror, method: &str, accept: &str, manifest: &Digest) {
+    let headers = [("Authorization", &*basic("bob", "bob")), ("Accept", accept)];
+    let told = client::request(mirror.address, method, &at("manifests/1"), &headers).await;
+    assert_eq!(told.header("docker-content-digest"), Some(&*manifest.to_string()), "{method} {accept}");
+    mirror.settled().await;
+}
+
+/// What she gets by digest of an image, each way.
+async fn each_way(mirror: &TestMirror, user: &str, manifests: &[&Digest], image: &Image, status: u16, why: &str) {
+    for (method, path) in by_digest(manifests, image) {
+        assert_eq!(ask(mirror, method, user, &path).await.status, status, "{why}: {method} {path}");
+    }
+}
+
+const ONE_TAG: &str = "{ who = [\"user:ann\", \"user:eve\"], may = \"a.example/app:1\" }, \
+                       { who = \"user:bob\", may = \"a.example/app\" }";
+const A_WHILE: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn what_a_tag_led_to_before_is_given_to_nobody_although_others_who_accept_other_types_have_not_asked_since() {
+    let (_folder, users) = users(&["ann", "bob", "eve"]);
+    for (first, then) in [(IMAGE, EITHER), (EITHER, IMAGE)] {
+        for seen_by in ["GET", "HEAD"] {
+            let registry = Registry::start().await;
+            let mirror = mapped(&registry, &users, ONE_TAG).config("cache.tag_ttl = \"1m\"").start().await;
+            let old = registry.add_image("app", "1", &[noise(440, 1000)]);
+            is_told(&mirror, "GET", first, &old.manifest.digest).await;
+            let new = registry.add_image("app", "1", &[noise(441, 1000)]);
+            mirror.advance(A_WHILE);
+            is_told(&mirror, seen_by, then, &new.manifest.digest).await;
+            let why = format!("{first}, then by {seen_by}");
+            each_way(&mirror, "eve", &[&old.manifest.digest], &old, 403, &why).await;
+            mirror.advance(A_WHILE);
+            each_way(&mirror, "eve", &[&new.manifest.digest], &new, 200, &why).await;
+            each_way(&mirror, "eve", &[&old.manifest.digest], &old, 403, &why).await;
+            let mirror = mirror.restart().await;
+            each_way(&mirror, "eve", &[&old.manifest.digest], &old, 403, "after a restart").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_index_and_what_it_names_are_both_what_a_tag_leads_to_whoever_asked_last() {
+    let (_folder, users) = users(&["ann", "bob", "eve"]);
+    for index_first in [true, false] {
+        let registry = Registry::start().await;
+        let mirror = mapped(&registry, &users, ONE_TAG).config("cache.tag_ttl = \"1m\"").start().await;
+        let one = registry.add_image("app", "one", &[noise(442, 1000)]);
+        let index = registry.add_index("app", "1", &[(&one, "linux/amd64")]);
+        let both = [&index.digest, &one.manifest.digest];
+        registry.negotiate_tag("app", "1", &both.map(Clone::clone));
+        let told = [(EITHER, both[0]), (IMAGE, both[1])];
+        for (accept, manifest) in if index_first { told } else { [told[1], told[0]] } {
+            mirror.advance(A_WHILE);
+            is_told(&mirror, "GET", accept, manifest).await;
+        }
+        registry.forget_requests();
+        each_way(&mirror, "eve", &both, &one, 200, &format!("{index_first}")).await;
+        assert_eq!(registry.count_of(&Match::manifest("app", "1")), 0, "nothing speaks against either");
+    }
+}
+
+#[tokio::test]
+async fn where_a_registry_tells_clients_different_things_each_of_them_is_asked_for_again_before_it_is_refused() {
+    let (_folder, users) = users(&["ann", "bob", "eve"]);
+    let registry = Registry::start().await;
+    let mirror = mapped(&registry, &users, ONE_TAG).config("cache.tag_ttl = \"1m\"").start().await;
+    let image = registry.add_image("app", "oci", &[noise(443, 1000)]);
+    let [docker, later] =
+        [444, 445].map(|n| registry.add_docker_image("app", &format!("docker{n}"), &[noise(n, 1000)]));
+    let told = |docker: &Image| registry.negotiate_tag("app", "1", &[image.manifest.digest, docker.manifest.digest]);
+    told(&docker);
+    is_told(&mirror, "GET", DOCKER, &docker.manifest.digest).await;
+    mirror.advance(A_WHILE);
+    is_told(&mirror, "GET", IMAGE, &image.manifest.digest).await;
+    each_way(&mirror, "eve", &[&docker.manifest.digest], &docker, 200, "it is what docker is told").await;
+    // It moves for docker alone, and nobody who accepts that asks.
+    told(&later);
+    mirror.advance(A_WHILE);
+    is_told(&mirror, "GET", IMAGE, &image.manifest.digest).await;
+    each_way(&mirror, "ann", &[&docker.manifest.digest], &docker, 403, "it was").await;
+}
+
+#[tokio::test]
+async fn a_tag_that_is_fresh_is_asked_for_once_more_before_what_it_leads_to_now_is_refused() {
+    let (_folder, users) = users(&["ann", "bob", "eve"]);
+    let registry = Registry::start().await;
+    let mirror = mapped(&registry, &users, ONE_TAG).config("cache.tag_ttl = \"1h\"").start().await;
+    let old = registry.add_image("app", "1", &[noise(446, 1000)]);
+    each_way(&mirror, "eve", &[&old.manifest.digest], &old, 200, "pinned, and now it is known").await;
+    mirror.settled().await;
+    let new = registry.add_image("app", "1", &[noise(447, 1000)]);
+    mirror.advance(Duration::from_secs(60));
+    registry.forget_requests();
+    each_way(&mirror, "eve", &[&new.manifest.digest], &new, 200, "pinned").await;
+    assert_eq!(registry.count_of(&Match::manifest("app", "1")), 1, "and then it is known");
+    each_way(&mirror, "ann", &[&old.manifest.digest], &old, 403, "it was checked a moment ago").await;
+    assert_eq!(registry.count_of(&Match::manifest("app", "1")), 1);
+    assert_eq!(
+        ask(&mirror, "GET", "eve", &at("manifests/1")).await.header("docker-content-digest"),
+        Some(&*new.manifest.digest.to_string())
+    );
 }

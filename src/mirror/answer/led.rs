@@ -1,10 +1,14 @@
 //! What a tag leads to: for those who may read a tag and nothing else of a repository.
 //!
-//! First as far as it is known here; where that is not enough the tag is asked for, as if by GET. Truth: what is
+//! First as far as it is known here; where that is not enough the tag is asked for, as if by GET, and for whom what was
+//! told a while ago is not fresh: he names a digest, and would be refused what the tag leads to now. Truth: what is
 //! refused was looked for in the same way whether it is stored or not, and how often upstream is asked for it has a
 //! bound, whatever is asked for.
 
+mod pointers;
+
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -20,10 +24,14 @@ use crate::mirror::recall::sizes::LONGEST;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
 
+use pointers::{Pointer, compared};
+
 /// So many tags are asked for, for one who may read nothing else.
 const MOST_TAGS: usize = 8;
 /// So many manifests are looked into for each of them: an index may name many.
 const MOST_MANIFESTS: usize = 32;
+/// For so many kinds of clients the tag is asked for once more, where something else was told since.
+const MOST_DOUBTFUL: usize = 4;
 /// How long all that may take.
 const LONG_ENOUGH: Duration = Duration::from_secs(30);
 
@@ -32,7 +40,7 @@ pub(super) struct InVain(Cache<(Location, Tag), Timestamp>);
 
 impl InVain {
     const MOST: u64 = 10_000;
-    /// For so long such a tag is not asked for again, whatever it is to lead to.
+    /// For so long such a tag is not asked for again, whatever it is to lead to, and what it leads to counts as known.
     const LATELY: Duration = Duration::from_secs(5);
 
     pub(super) fn new() -> InVain {
@@ -57,7 +65,12 @@ impl Mirror {
     /// Nobody is asked. What a client was given of them a moment ago, and is still being written, is waited for.
     pub async fn tag_that_leads(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<(Tag, Digest)> {
         let answers = &self.0.answers.tags;
-        let told = tags.iter().filter_map(|tag| Some((tag.clone(), answers.heads.points(location, tag, &digest)?)));
+        let heads = &answers.heads;
+        let told = tags.iter().filter_map(|tag| {
+            let told_at = heads.points(location, tag, &digest)?;
+            let is_last = heads.last(location, tag).is_none_or(|(last, at)| last == digest || at <= told_at);
+            is_last.then(|| (tag.clone(), told_at))
+        });
         if let Some(tag) = self.first_that_stayed(location, told.collect(), digest).await {
             return Some((tag, digest));
         }
@@ -139,27 +152,44 @@ impl Mirror {
             return Ok(None);
         }
         answers.tags.renew_all(route, tag).await;
-        let told = self.manifest(route, &Reference::Tag(tag.clone()), AcceptSet::everything()).await;
-        let told = match told {
-            Err(error @ MirrorError::TooMany(_)) => return Err(error),
-            Err(error) => {
-                tracing::debug!(location = %of.0, %tag, %error, "not told what a tag leads to");
-                None
+        let (route, location) = (&route.clone().checked_within(InVain::LATELY), &of.0);
+        let told = self.told(route, tag, AcceptSet::everything()).await?;
+        // What clients who accept other types were told is what it leads to, too, as long as it may be what they are told now.
+        let (mut roots, mut doubtful) = (Vec::from_iter(told), Vec::new());
+        for (_, pointer) in self.pointers(location, vec![tag.clone()]).await.unwrap_or_default() {
+            if self.is_current(location, &pointer).await? {
+                roots.push(pointer.manifest.digest);
+            } else if self.leads(location, pointer.manifest, digest).await? {
+                doubtful.push(pointer.accept);
             }
-            Ok(answer) => Some(answer.manifest.descriptor.digest),
-        };
-        // What clients who accept other types were told is what it leads to, too.
-        let (location, name) = of.clone();
-        let known = self.0.graph.ask(move |graph| graph.metadata().tag_records(&location, &name));
-        let known = known.await.unwrap_or_default().into_iter().map(|(_, record)| record.descriptor.digest);
+        }
         let (mut seen, mut left) = (HashSet::new(), MOST_MANIFESTS);
-        for root in told.into_iter().chain(known) {
+        for root in roots {
+            if seen.insert(root) && self.leads_down(route, root, digest, (&mut seen, &mut left)).await? {
+                return Ok(Some(root));
+            }
+        }
+        doubtful.extend(answers.tags.heads.told_to(location, tag, &digest));
+        for accept in doubtful.into_iter().take(MOST_DOUBTFUL) {
+            let Some(root) = self.told(route, tag, accept).await? else { continue };
             if seen.insert(root) && self.leads_down(route, root, digest, (&mut seen, &mut left)).await? {
                 return Ok(Some(root));
             }
         }
         answers.led_in_vain.add(of, answers.tags.clock.now());
         Ok(None)
+    }
+
+    /// What a tag leads to for clients that accept these types, as they are told it.
+    async fn told(&self, route: &Route, tag: &Tag, accept: AcceptSet) -> Result<Option<Digest>, MirrorError> {
+        match self.manifest(route, &Reference::Tag(tag.clone()), accept).await {
+            Ok(answer) => Ok(Some(answer.manifest.descriptor.digest)),
+            Err(error @ MirrorError::TooMany(_)) => Err(error),
+            Err(error) => {
+                tracing::debug!(location = %route.location, %tag, %error, "not told what a tag leads to");
+                Ok(None)
+            }
+        }
     }
 
     /// Whether a manifest leads to this content, as it is or by what it names; those that are not here are fetched.
@@ -210,19 +240,45 @@ impl Mirror {
         tags: Vec<Tag>,
         digest: Digest,
     ) -> Option<(Tag, Digest)> {
-        let at = location.clone();
+        let led = async {
+            let pointers = self.pointers(location, tags).await;
+            for (tag, pointer) in pointers.map_err(|error| MirrorError::Internal(error.to_string()))? {
+                let (root, manifest) = (pointer.manifest.digest, pointer.manifest.clone());
+                if self.leads(location, manifest, digest).await? && self.is_current(location, &pointer).await? {
+                    return Ok(Some((tag, root)));
+                }
+            }
+            Ok(None)
+        };
+        led.await.unwrap_or_else(not_known)
+    }
+
+    /// The pointers of these tags, and what they are frozen to.
+    async fn pointers(&self, location: &Location, tags: Vec<Tag>) -> Result<Vec<(Tag, Pointer)>, MetadataError> {
+        let (at, heads) = (location.clone(), Arc::clone(&self.0.answers.tags.heads));
+        let now = self.0.fills.stored.shared().and_then(|shared| shared.bucket.time());
         let named = self.0.graph.ask(move |graph| {
             let mut named = Vec::new();
             for tag in tags {
-                let records = graph.metadata().tag_records(&at, &tag)?.into_iter();
-                let mut manifests: Vec<_> = records.map(|(_, record)| record.descriptor).collect();
+                let records = graph.metadata().tag_records(&at, &tag)?;
                 let frozen = graph.metadata().frozen(&at, &tag)?;
-                manifests.extend(frozen.and_then(|frozen| graph.member(&at, &frozen)));
-                named.extend(manifests.into_iter().map(|manifest| (tag.clone(), manifest)));
+                let mut pointers = compared(&records, heads.last(&at, &tag), now);
+                pointers.extend(frozen.and_then(|frozen| graph.member(&at, &frozen)).map(Pointer::fixed));
+                named.extend(pointers.into_iter().map(|pointer| (tag.clone(), pointer)));
             }
             Ok(named)
         });
-        self.first_that_leads(location, named, digest).await
+        named.await
+    }
+
+    /// Whether it may be what the registry says now: nothing else was told since, or nothing but what it names.
+    async fn is_current(&self, location: &Location, pointer: &Pointer) -> Result<bool, MirrorError> {
+        for told in &pointer.told_since {
+            if !pointer.may_be_above() || !self.leads(location, pointer.manifest.clone(), *told).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn first_that_leads(
@@ -240,10 +296,7 @@ impl Mirror {
             }
             Ok(None)
         };
-        led.await.unwrap_or_else(|error: MirrorError| {
-            tracing::warn!(%error, "not known what a tag leads to, so nothing is given by it");
-            None
-        })
+        led.await.unwrap_or_else(not_known)
     }
 
     async fn leads(&self, location: &Location, manifest: Descriptor, digest: Digest) -> Result<bool, MirrorError> {
@@ -261,6 +314,11 @@ impl Mirror {
         looked.saw(look, leads);
         Ok(leads)
     }
+}
+
+fn not_known<T>(error: MirrorError) -> Option<T> {
+    tracing::warn!(%error, "not known what a tag leads to, so nothing is given by it");
+    None
 }
 
 #[cfg(test)]

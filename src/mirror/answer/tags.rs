@@ -89,7 +89,7 @@ impl Tags {
             shared.bucket.within(&route.waited, acts).await;
             return;
         }
-        if self.remembered(key).is_some_and(|remembered| self.is_fresh(&remembered)) {
+        if self.remembered(key).is_some_and(|remembered| self.is_fresh(route, &remembered)) {
             return shared.recall_acts_behind(&key.location, &key.tag);
         }
         let both = async { tokio::join!(acts, Box::pin(shared.recall_tag(key))) };
@@ -141,7 +141,7 @@ impl Tags {
         let (remembered, own) = self.recalled(route, &key).await;
         let question = self.question(route, &key, remembered.as_ref());
         let look_up = |patience| self.look_up(route, key.clone(), own.clone(), patience);
-        match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
+        match self.policy_for(route).consult(&*self.clock, question, remembered, look_up).await? {
             Consulted::Asked((manifest, outcome)) => {
                 Ok(ManifestAnswer { manifest, outcome, stale_for: stale_there(route, &key.tag) })
             }
@@ -170,7 +170,7 @@ impl Tags {
         key: &TagKey,
     ) -> (Option<Remembered<TagRecord>>, Option<TagRecord>) {
         let mut remembered = self.remembered(key);
-        if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
+        if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(route, remembered)) {
             let digest = &remembered.what.descriptor.digest;
             remembered.stored = self.manifests.stored.has(&route.location, digest).await
                 || self
@@ -271,8 +271,13 @@ impl Tags {
     }
 
     /// Whether upstream need not be asked.
-    fn is_fresh(&self, remembered: &Remembered<TagRecord>) -> bool {
-        remembered.conclusive && self.policy.serves(remembered.checked_at, self.clock.now())
+    fn is_fresh(&self, route: &Route, remembered: &Remembered<TagRecord>) -> bool {
+        remembered.conclusive && self.policy_for(route).serves(remembered.checked_at, self.clock.now())
+    }
+
+    /// The rules for who comes by this way.
+    fn policy_for(&self, route: &Route) -> Policy {
+        Policy { tag_ttl: route.fresh_for(self.policy.tag_ttl), ..self.policy }
     }
 
     /// A tag that was answered from the store is answered from memory the next time.

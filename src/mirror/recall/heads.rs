@@ -84,10 +84,22 @@ impl Heads {
         told.filter(|(descriptor, ..)| descriptor.digest == *digest).map(|(_, at, _)| at).max()
     }
 
+    /// What a tag was last told to point at, for whatever types, and when.
+    pub(crate) fn last(&self, location: &Location, tag: &Tag) -> Option<(Digest, Timestamp)> {
+        self.latest.get(&(location.clone(), tag.clone()))
+    }
+
+    /// The types for which a tag was told to point at this manifest, which is not stored, and nothing else since.
+    pub(crate) fn told_to(&self, location: &Location, tag: &Tag, digest: &Digest) -> Vec<AcceptSet> {
+        let keys = self.pointing.get(&(location.clone(), *digest)).unwrap_or_default();
+        let of_it = keys.into_iter().filter(|key| key.tag == *tag);
+        let still = |key: &TagKey| self.tag(key).is_some_and(|(descriptor, ..)| descriptor.digest == *digest);
+        of_it.filter(still).map(|key| key.accept).collect()
+    }
+
     /// Whether anybody was told that a tag points elsewhere than at this manifest, then or later.
     pub(crate) fn told_other(&self, location: &Location, tag: &Tag, manifest: &Digest, then: Timestamp) -> bool {
-        let latest = self.latest.get(&(location.clone(), tag.clone()));
-        latest.is_some_and(|(digest, at)| digest != *manifest && at >= then)
+        self.last(location, tag).is_some_and(|(digest, at)| digest != *manifest && at >= then)
     }
 
     /// What a tag was told to point at, when and where.
