@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::config;
-use crate::oci::RegistryName;
+use crate::oci::{Glob, RegistryName};
 use crate::setup::{Client, DOCKER_HUB, MirrorAddress, Settings};
 
 /// What the settings of a mirror say of who may read.
@@ -12,6 +12,8 @@ pub(super) struct Logins {
     passwords: bool,
     tokens: bool,
     certificates: bool,
+    /// Whether a grant lets somebody who would log in have something of Docker Hub.
+    grants_the_hub: bool,
     /// The upstreams that give not all to everybody.
     private: Vec<(RegistryName, Mode)>,
 }
@@ -19,8 +21,10 @@ pub(super) struct Logins {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     PassedThrough,
-    /// By identities of the mirror's own, or to all who reach it.
-    Ours,
+    /// To identities of the mirror's own, or to all who reach it.
+    Shared,
+    /// By grants for identities of the mirror's own.
+    Mapped,
 }
 
 /// How one says who he is for a registry.
@@ -41,10 +45,12 @@ impl Logins {
         let client_ca = || said(settings.get("server")?.get("tls")?.get("client_ca")?);
         let issuers = settings.get("access").and_then(|access| access.get("oidc")?.as_array());
         let upstreams = settings.get("upstream").and_then(Value::as_array).into_iter().flatten();
+        let grants = settings.get("access").and_then(|access| access.get("grant")?.as_array());
         Logins {
             passwords: text("access", "htpasswd").is_some(),
             tokens: issuers.is_some_and(|issuers| !issuers.is_empty()),
             certificates: client_ca().is_some(),
+            grants_the_hub: grants.into_iter().flatten().any(grants_the_hub),
             private: upstreams.filter_map(|upstream| Some((name(upstream)?, mode(upstream)?))).collect(),
         }
     }
@@ -54,22 +60,32 @@ impl Logins {
         matches!(self.way(registry), Way::ItsUser | Way::OurUser)
     }
 
-    /// Whether those who would log in for it cannot.
-    pub(super) fn asks_in_vain(&self, registry: &RegistryName) -> bool {
-        matches!(self.way(registry), Way::NoLogin)
+    /// Why those who would log in for it cannot, and what to do.
+    pub(super) fn asks_in_vain(&self, registry: &RegistryName) -> Option<String> {
+        let others = "an upstream of another name with Docker Hub's url, default of a listener of its own";
+        let what_to_do = if self.certificates {
+            format!("who has a certificate of server.tls.client_ca shows that; for the others have {others}")
+        } else {
+            format!("use certificates (server.tls.client_ca), or {others}")
+        };
+        matches!(self.way(registry), Way::NoLogin).then(|| {
+            format!(
+                "nobody can log in for {registry} at the mirror with a password or a token: it asks for no login there, \
+                 since dockerd would show the Hub's; {what_to_do}"
+            )
+        })
     }
 
     fn way(&self, registry: &RegistryName) -> Way {
         let known = self.private.iter().find(|(known, _)| known == registry);
         match known.map(|(_, mode)| mode) {
             Some(Mode::PassedThrough) => Way::ItsUser,
-            Some(Mode::Ours) if self.passwords || self.tokens => {
-                if registry.as_str() == DOCKER_HUB {
-                    Way::NoLogin
-                } else {
-                    Way::OurUser
-                }
-            }
+            Some(mode) if self.passwords || self.tokens => match mode {
+                _ if registry.as_str() != DOCKER_HUB => Way::OurUser,
+                // Who shows a certificate there, or nothing, is asked for no login and needs none.
+                Mode::Mapped if !self.grants_the_hub => Way::Nothing,
+                _ => Way::NoLogin,
+            },
             _ => Way::Nothing,
         }
     }
@@ -121,10 +137,25 @@ fn mode(upstream: &Value) -> Option<Mode> {
     let has_credentials = text("auth").is_some_and(|auth| auth != "anonymous") || text("client_cert").is_some();
     match text("access") {
         Some("pass-through") => Some(Mode::PassedThrough),
-        Some("shared" | "mapped") => Some(Mode::Ours),
-        None if has_credentials => Some(Mode::Ours),
+        Some("mapped") => Some(Mode::Mapped),
+        Some("shared") => Some(Mode::Shared),
+        None if has_credentials => Some(Mode::Shared),
         _ => None,
     }
+}
+
+/// Whether a grant lets somebody who would log in have something of Docker Hub.
+fn grants_the_hub(grant: &Value) -> bool {
+    let texts = |key: &str| {
+        let all = grant.get(key).map_or(&[][..], |one| one.as_array().map_or(std::slice::from_ref(one), Vec::as_slice));
+        all.iter().filter_map(said)
+    };
+    let is_of_the_hub = |may: &str| {
+        let host = may.split('/').next().unwrap_or_default();
+        let is_it = config::registry(host).is_ok_and(|registry| registry.as_str() == DOCKER_HUB);
+        is_it || host.contains("**") || Glob::of_paths(host).matches(DOCKER_HUB)
+    };
+    texts("who").any(|who| who.starts_with("user:") || who.starts_with("oidc:")) && texts("may").any(is_of_the_hub)
 }
 
 /// How this client is told a name and a password.
@@ -192,8 +223,9 @@ mod tests {
 
     #[test]
     fn who_has_to_log_in_is_told_by_the_modes_and_by_who_can() {
-        let users = json!({ "access": { "htpasswd": "users" } });
-        let tokens = json!({ "access": { "oidc": [{ "issuer": "x" }] } });
+        let grant = json!([{ "who": ["user:*", "oidc:*"], "may": "docker.io/**" }]);
+        let users = json!({ "access": { "htpasswd": "users", "grant": grant } });
+        let tokens = json!({ "access": { "oidc": [{ "issuer": "x" }], "grant": grant } });
         for (settings, asking, in_vain) in [
             (json!({}), &["pass.example"][..], false),
             (users, &["pass.example", "mapped.example", "usual.example"], true),
@@ -203,8 +235,44 @@ mod tests {
             for name in ["pass.example", "mapped.example", "usual.example", "open.example", "docker.io", "ghcr.io"] {
                 assert_eq!(logins.asks(&registry(name)), asking.contains(&name), "{settings} {name}");
             }
-            assert_eq!(logins.asks_in_vain(&registry("docker.io")), in_vain, "{settings}");
+            assert_eq!(logins.asks_in_vain(&registry("docker.io")).is_some(), in_vain, "{settings}");
         }
+    }
+
+    #[test]
+    fn who_shows_a_certificate_for_the_hub_is_not_told_that_nobody_can_log_in() {
+        let said = |who: Value, may: Value, client_ca: &str, access: &str| {
+            let grants = json!([{ "who": "user:ann", "may": "a.example/**" }, { "who": who, "may": may }]);
+            let sections = json!({
+                "server": { "tls": { "client_ca": client_ca } },
+                "access": { "htpasswd": "users", "grant": grants },
+            });
+            let upstreams =
+                json!([{ "host": "docker.io", "access": access }, { "host": "a.example", "access": "mapped" }]);
+            logins(sections, upstreams).asks_in_vain(&registry("docker.io"))
+        };
+        for (who, may) in [
+            (json!(["cert:build-*", "anonymous"]), json!(["docker.io/**"])),
+            (json!("cert:*"), json!("**")),
+            (json!(["user:ann", "oidc:x"]), json!(["a.example/**", "*.example/x"])),
+        ] {
+            assert_eq!(said(who.clone(), may.clone(), "ca.pem", "mapped"), None, "{who} {may}");
+        }
+        for (who, may) in [
+            (json!(["cert:build-*", "user:ann"]), json!("docker.io/library/*")),
+            (json!("oidc:repo:*"), json!(["a.example/**", "**"])),
+            (json!("user:*"), json!("*/team/**")),
+            (json!("user:*"), json!("index.docker.io/library/*")),
+        ] {
+            let with = said(who.clone(), may.clone(), "ca.pem", "mapped").expect("they would log in");
+            assert!(
+                with.contains("; who has a certificate of server.tls.client_ca shows that; for the others"),
+                "{with}"
+            );
+            let without = said(who, may, "", "mapped").expect("they would log in");
+            assert!(without.contains("; use certificates (server.tls.client_ca), or an upstream"), "{without}");
+        }
+        assert!(said(json!("cert:*"), json!("docker.io/**"), "ca.pem", "shared").is_some(), "users count there, too");
     }
 
     #[test]

@@ -85,11 +85,8 @@ fn one_login_for_two(args: &Args, told: &Told) -> Option<String> {
 /// Why nobody can log in for a registry as it is set up, and what to do.
 fn no_login(args: &Args, told: &Told, registry: &RegistryName) -> Option<String> {
     let (client, Told { settings, logins, listeners, .. }) = (args.client.as_str(), told);
-    if logins.asks_in_vain(registry) {
-        return Some(format!(
-            "nobody can log in for {registry} at the mirror: it asks for no login there, since dockerd would show the Hub's; \
-             use certificates, or an upstream of another name with Docker Hub's url, default of a listener of its own"
-        ));
+    if let Some(in_vain) = logins.asks_in_vain(registry) {
+        return Some(in_vain);
     }
     let has_one = settings.mirror_of(registry) != &settings.mirror || settings.default.as_ref() == Some(registry);
     if has_one || !args.client.logs_in_at_an_address() || !logins.asks(registry) {
