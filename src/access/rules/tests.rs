@@ -149,6 +149,49 @@ fn a_grant_of_a_tag_is_one_of_what_it_leads_to_and_of_nothing_else() {
 }
 
 #[test]
+fn what_a_tag_led_to_before_counts_for_whom_it_led_there_by_a_tag_that_he_may_still_read() {
+    let digest = |n: u8| -> Digest { format!("sha256:{}", n.to_string().repeat(64)).parse().expect("a digest") };
+    let grants = [("user:x", "a.example/app:1"), ("cert:y", "a.example/app:2"), ("anonymous", "a.example/app:3")];
+    let rules = rules(Access::Mapped, ALL, &grants);
+    let (led, now, at) = (Led::default(), Instant::now(), location("a.example/app"));
+    let tag = |n: u8| -> Tag { n.to_string().parse().expect("a tag") };
+    let all = ["user:x", "cert:y", "user:z"].map(|name| callers(name).remove(0));
+    for (caller, n, manifest) in [
+        (&all[0], 1, 1),
+        (&all[0], 2, 2),
+        (&all[1], 2, 3),
+        (&all[1], 1, 4),
+        (&all[2], 1, 5),
+        (&Caller::Anonymous, 3, 6),
+    ] {
+        led.gave(caller, &at, &tag(n), digest(manifest), now);
+    }
+    led.gave(&all[0], &location("a.example/other"), &tag(1), digest(7), now);
+    let reference = Reference::Digest(digest(9));
+    let before = |shown: &[Caller]| {
+        let asked = Asked { location: &at, reference: Some(&reference) };
+        match rules.decide(asked, Shown { callers: shown, ..Shown::default() }) {
+            Decision::ByTag(claim) => claim.led_before(&led, now),
+            other => panic!("{other:?}"),
+        }
+    };
+    let led_to = |pairs: &[(u8, u8)]| pairs.iter().map(|(n, it)| (tag(*n), digest(*it))).collect::<Vec<_>>();
+    // Each by his own tags: the second is nothing of the first, and nobody's is what nobody may read.
+    assert_eq!(before(&all[..2]), led_to(&[(1, 1), (2, 3)]));
+    assert_eq!(before(&all[..1]), led_to(&[(1, 1)]));
+    assert_eq!(before(&all[1..2]), led_to(&[(2, 3)]));
+    assert_eq!(rules.identities, ALL, "nobody gets anything here who does not say who he is");
+    let ungated = Rules { identities: PASSWORDS, ..rules.clone() };
+    let asked = Asked { location: &at, reference: Some(&reference) };
+    let Decision::ByTag(claim) = ungated.decide(asked, Shown { callers: &all[2..], ..Shown::default() }) else {
+        panic!("by a tag")
+    };
+    assert_eq!(claim.led_before(&led, now), led_to(&[(3, 6)]), "of the tag of everybody");
+    let later = now + std::time::Duration::from_secs(3600);
+    assert_eq!(claim.led_before(&led, later), led_to(&[]));
+}
+
+#[test]
 fn what_is_public_is_proven_where_we_ask_with_a_credential() {
     let upstreams = ["a.example".parse().expect("valid")];
     let rules = Rules { unproven: upstreams.into(), ..rules(Access::Public, NONE, &[]) };
