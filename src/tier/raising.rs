@@ -4,50 +4,35 @@
 //! half a minute at most, and nothing is forgotten: names do not wait for content that is refused. What a kill left of
 //! an upload is aborted. Truth: a blob appears in the bucket only when the bytes that went up have its digest; of small
 //! objects that two replicas write `merge` says what stands; what a name needs is there, or goes up after it, whatever
-//! the collector takes meanwhile. The file is long because content and names go one way, each with all that may
-//! befall it there.
+//! the collector takes meanwhile.
 
+mod contents;
 mod going;
+mod names;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::going::{Going, LONGEST_REST};
 use super::inventory::{self, Lost, digest_of};
-use super::merge::merge;
-use super::{Bucket, Conditional, Leases, Trouble, marks, record};
-use crate::blob_store::{BlobStore, Flaw, key_of};
-use crate::metadata::names::{self, Name};
-use crate::metadata::{Location, Membership, TagKey, TagRecord};
+use super::{Bucket, Conditional, Leases, Trouble, marks};
+use crate::blob_store::BlobStore;
 use crate::metrics::Metrics;
-use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_manifest};
-use crate::oci::{Descriptor, Digest, Manifest};
+use crate::oci::Digest;
 use crate::owed::{Kind, Order, Owed, Task};
-use crate::small_file::{self, InTheWay};
 
 /// Keys of each kind at a time.
 const AT_ONCE: usize = 4;
 /// Blobs among them: each has a part of itself in memory.
 const BLOBS_AT_ONCE: usize = 2;
-/// No small object is longer, in bytes.
-const MOST: u64 = 2 << 20;
-const UNREAD: &str = "what it says cannot be read";
-/// How often it is looked whether all that a tag leads to is there, when its pointer goes up, and for how many.
-const LOOK_AT_ALL: Duration = Duration::from_secs(6 * 60 * 60);
-const MOST_WHOLE: usize = 10_000;
-/// So much comes along with a tag at most.
-const MOST_ALONG: usize = 2_000;
-/// How often a small object is merged anew because another replica was faster.
-const TRIES: usize = 8;
 /// How often it is looked how the bucket is, and how often while it is not well; and how often of these at what it has.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -421,192 +406,17 @@ impl Raising {
         Ok(Went::Up)
     }
 
-    /// A name, and that what it names is there. Where it has `rested`, a collector may have taken it meanwhile, and what
-    /// it leads to.
-    async fn small(&self, key: &str, rested: bool) -> Result<Went, Trouble> {
-        let Some(name) = names::parse(key) else { return Ok(Went::Up) };
-        let Some(mine) = self.recorded(key, &name).await? else { return Ok(Went::Up) };
-        let unread = || Trouble::Unfit(UNREAD.to_owned());
-        let mine = record::of(&name, mine).ok_or_else(unread)?;
-        let (location, descriptor, is_tag) = match name {
-            Name::Tag(TagKey { location, .. }) => (location, read::<TagRecord>(&mine).map(|of| of.descriptor), true),
-            Name::Member(location, _) => (location, read::<Membership>(&mine).map(|of| of.descriptor), false),
-            _ => return self.merged(key, &mine).await.map(|_| Went::Up),
-        };
-        let descriptor = descriptor.ok_or_else(unread)?;
-        let is_new = self.merged(key, &mine).await? && is_tag;
-        let (blob, digest) = (key_of(&descriptor.digest), &descriptor.digest);
-        if self.bucket.spare(digest).await? || !rested && self.owed.is_resting(&blob) {
-            // What it leads to is likely to be marked, too: so it rests at the same time.
-            self.bring_along(&location, descriptor).await;
-            return Ok(Went::Rests);
-        }
-        let is_time = is_tag && self.is_time_for_all_of(digest);
-        let brings_along = rested || is_new || is_time;
-        let is_here = self.blobs.open(digest).await.is_some();
-        if !(is_here && self.owed.is_owed(&blob)) && self.bucket.stat(digest).await?.is_none() {
-            let (blobs, of) = (Arc::clone(&self.blobs), *digest);
-            let flaw = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await;
-            match (is_here, flaw.unwrap_or_default()) {
-                (true, _) => self.owed.up(&blob),
-                (false, Some(flaw)) => self.is_lost(&blob, flaw.into()),
-                // Of what a tag stands for it may be that only its digest was ever asked for.
-                (false, None) if !is_tag => self.is_lost(&blob, Lost::Missing),
-                (false, None) => {}
-            }
-        }
-        if brings_along {
-            self.bring_along(&location, descriptor).await;
-        }
-        Ok(Went::Up)
-    }
-
-    /// Whether it is time to look whether all that a tag leads to is there still: a store may lose what it had.
-    fn is_time_for_all_of(&self, digest: &Digest) -> bool {
-        let (mut whole, now) = (self.whole.lock(), Instant::now());
-        if whole.len() >= MOST_WHOLE {
-            whole.retain(|_, looked| now.duration_since(*looked) < LOOK_AT_ALL);
-        }
-        let is_due = whole.get(digest).is_none_or(|looked| now.duration_since(*looked) >= LOOK_AT_ALL);
-        if is_due && whole.len() < MOST_WHOLE {
-            whole.insert(*digest, now);
-        }
-        is_due
-    }
-
-    /// What is in the small file of this name; `None` where there is none any more, or it is closed to us.
-    async fn recorded(&self, key: &str, name: &Name) -> Result<Option<Vec<u8>>, Trouble> {
-        let (store, file, longest) = (self.store.clone(), key.to_owned(), record::longest(name, MOST));
-        let read = tokio::task::spawn_blocking(move || small_file::read_below(&store, &file, longest));
-        let Ok(read) = read.await else { return Ok(None) };
-        let error = match read {
-            Ok(bytes) => return Ok(Some(bytes)),
-            Err(error) => error,
-        };
-        if let Some(it) = InTheWay::in_error(&error) {
-            let path = it.path.strip_prefix(&self.store).unwrap_or(&it.path).to_owned();
-            let it = InTheWay { path, ..it.clone() };
-            tracing::error!(key, %it, "it does not go up into the bucket");
-            self.is_lost(key, Lost::InTheWay(it));
-            return Ok(None);
-        }
-        match error.kind() {
-            std::io::ErrorKind::NotFound => {}
-            std::io::ErrorKind::FileTooLarge => {
-                return Err(Trouble::Unfit(format!("it is longer than {longest} bytes")));
-            }
-            _ => self.is_closed(key, error.to_string()),
-        }
-        Ok(None)
-    }
-
-    fn is_closed(&self, key: &str, why: String) {
-        tracing::error!(key, why, "it cannot be read, and does not go up into the bucket");
-        self.is_lost(key, Lost::Closed(why));
-    }
-
-    /// Where a tag was not, or content was about to leave, or nobody has looked for long, what that leads to may have left
-    /// the bucket.
-    async fn bring_along(&self, location: &Location, top: Descriptor) {
-        let (mut open, mut seen) = (vec![top], HashSet::new());
-        while let Some(descriptor) = open.pop().filter(|_| seen.len() < MOST_ALONG) {
-            let digest = descriptor.digest;
-            if !seen.insert(digest) {
-                continue;
-            }
-            let Some(content) = self.blobs.open(&digest).await else { continue };
-            self.owed.up(&key_of(&digest));
-            self.owed.up(&names::member(location, &digest));
-            if is_manifest(&descriptor.media_type) && content.size <= MAX_MANIFEST_SIZE {
-                let read = tokio::task::spawn_blocking(move || content.read_at(0, MAX_MANIFEST_SIZE as usize));
-                let Ok(Ok(bytes)) = read.await else { continue };
-                let Children { manifests, blobs, .. } = Manifest { descriptor, bytes }.children();
-                open.extend(manifests.into_iter().map(|(child, _)| child).chain(blobs));
-            }
-        }
-    }
-
     /// What is owed no more is not given to other replicas any more.
     async fn end_lease(&self, key: &str) {
         if let (Some(leases), Some(digest)) = (&self.leases, content_of(key)) {
             leases.over(&digest).await;
         }
     }
-
-    async fn blob(&self, name: &str, order: Order) -> Result<Went, Trouble> {
-        let Some(digest) = digest_of(name) else { return Ok(Went::Up) };
-        // Before it is looked whether it is there.
-        if self.bucket.spare(&digest).await? {
-            return Ok(Went::Rests);
-        }
-        let _place = self.places.acquire().await;
-        let Some(content) = self.blobs.open(&digest).await else { return self.unopened(&digest, order).await };
-        if order != Order::Anew && self.bucket.stat(&digest).await? == Some(content.size) {
-            return Ok(Went::Up);
-        }
-        let key = key_of(&digest);
-        let begun = |id: &str| self.owed.upload_begun(&key, id);
-        let sent = self.bucket.send(&digest, &content, begun).await;
-        if let Some((_, id)) = self.owed.uploads().into_iter().find(|(of, _)| *of == key) {
-            if sent.is_err() {
-                self.bucket.abort(&key, &id).await?;
-            }
-            self.owed.upload_over(&key);
-        }
-        sent?;
-        self.owed.put_right(&key);
-        self.bucket.doubted().remove(&digest);
-        self.metrics.bucket_got(content.size);
-        Ok(Went::Up)
-    }
-
-    /// What was evicted meanwhile is fetched again by who wants it, and goes up then over what was found wrong. What is here
-    /// and cannot be read is told of.
-    async fn unopened(&self, digest: &Digest, order: Order) -> Result<Went, Trouble> {
-        let (blobs, of) = (Arc::clone(&self.blobs), *digest);
-        let Ok(Some(flaw)) = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await else { return Ok(Went::Up) };
-        if order == Order::Anew || self.bucket.stat(digest).await?.is_none() {
-            match flaw {
-                Flaw::Damaged(what) => return Err(Trouble::Unfit(what)),
-                Flaw::Closed(why) => self.is_closed(&key_of(digest), why),
-            }
-        }
-        Ok(Went::Up)
-    }
-
-    /// Takes up what is there and writes what stands then; whether there was nothing.
-    async fn merged(&self, key: &str, mine: &Bytes) -> Result<bool, Trouble> {
-        let conditional = self.going.lock().conditional;
-        for _ in 0..TRIES {
-            let theirs = self.bucket.read(key, MOST).await?;
-            let is_new = theirs.is_none();
-            let written = match theirs {
-                None if conditional.is_some_and(Conditional::creates) => self.bucket.create(key, mine.clone()).await,
-                None => self.bucket.write(key, mine.clone()).await,
-                Some(theirs) => match (merge(key, mine, &theirs.bytes, self.bucket.time()), theirs.version) {
-                    (None, _) => return Ok(false),
-                    (Some(both), Some(version)) if conditional == Some(Conditional::Right) => {
-                        self.bucket.replace(key, both, &version).await
-                    }
-                    (Some(both), _) => self.bucket.write(key, both).await,
-                },
-            };
-            match written {
-                Err(Trouble::Changed) => {}
-                written => return written.map(|()| is_new),
-            }
-        }
-        Err(Trouble::Refused("others write it all the time".to_owned()))
-    }
 }
 
 /// What content has this key.
 fn content_of(key: &str) -> Option<Digest> {
     key.strip_prefix("blobs/").and_then(digest_of)
-}
-
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
 }
 
 #[cfg(test)]

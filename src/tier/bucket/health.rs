@@ -17,7 +17,8 @@ use super::delays::Delays;
 use super::flow::LEAST_A_SECOND;
 use super::listening::{MOST_OF_ANSWER, elsewhere, is_too_long};
 use super::samples::Samples;
-use super::{Bucket, DEADLINE, Pace, Trouble, is_forbidden, is_no_bucket, plainly};
+use super::trouble::{is_forbidden, is_no_bucket, plainly};
+use super::{Bucket, DEADLINE, Pace, Trouble};
 use crate::oci::Digest;
 
 /// While it takes nothing it is tried so often at least: an object of a few bytes, for which nobody waits.

@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::names::MOST;
 use super::*;
 use crate::blob_store::ingest::IngestDir;
+use crate::blob_store::key_of;
 use crate::blob_store::memory::MemoryBlobStore;
-use crate::metadata::Proof;
-use crate::oci::{Algorithm, MediaType, Places};
+use crate::metadata::{Location, Membership, Proof, names};
+use crate::oci::{Algorithm, Descriptor, MediaType, Places};
 use crate::tier::settings::{Credentials, Settings};
 
 fn bucket() -> Bucket {
