@@ -8,6 +8,7 @@
 mod carry;
 pub mod checkup;
 mod doors;
+mod ending;
 mod owner;
 mod preflight;
 mod process;
@@ -166,6 +167,8 @@ pub struct Daemon {
     /// Where the configuration is read again.
     source: Option<(Source, Loaded)>,
     hang_up: Option<Signal>,
+    /// That nothing is waited for any more which was to go up into the bucket.
+    hurry: CancellationToken,
     /// Held as long as the daemon lives.
     lock: StoreLock,
 }
@@ -348,6 +351,7 @@ impl Prepared {
             store,
             source: None,
             hang_up: None,
+            hurry: CancellationToken::new(),
             lock,
         })
     }
@@ -366,12 +370,18 @@ impl Daemon {
         Daemon { hang_up: Some(hang_up), ..self }
     }
 
+    /// The same, which no longer waits in the end for what goes up into the bucket once it is told to hurry.
+    #[must_use]
+    pub fn hurried_by(self, hurry: CancellationToken) -> Daemon {
+        Daemon { hurry, ..self }
+    }
+
     /// The use case, for those who ask without HTTP.
     pub fn mirror(&self) -> &Mirror {
         &self.mirror
     }
 
-    /// Serves until `shutdown` completes, then drains.
+    /// Serves until `shutdown` completes, then drains: pulls under way end, and what is owed to the bucket goes up.
     pub async fn serve(mut self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let (stop, over) = (CancellationToken::new(), CancellationToken::new());
         let (pulls, operators) = (TaskTracker::new(), TaskTracker::new());
@@ -397,13 +407,14 @@ impl Daemon {
         }
         pulls.close();
         operators.close();
-        let housekeeping = tokio::spawn(self.housekeeping(&reloading));
+        let settling = CancellationToken::new();
+        let housekeeping = tokio::spawn(self.housekeeping(&reloading, settling.clone()));
         let served = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
         let certificates = served.map(|tls| tokio::spawn(tls::keep_current(tls)));
         let told = hang_up.map(|hang_up| tokio::spawn(Arc::clone(&reloading).on_hang_up(hang_up)));
         let beside: Vec<_> = certificates.chain(told).collect();
         // What it began with need not stay until the end.
-        let Daemon { config, mirror, clients, admission, usage, .. } = self;
+        let Daemon { config, mirror, clients, admission, usage, raising, hurry, .. } = self;
         drop((mirror, clients, admission));
         shutdown.await;
         let ends_at = Instant::now() + config.server.limits.drain;
@@ -412,10 +423,11 @@ impl Daemon {
         // Probes were told until here that it stops. Operators have a drain time of their own, which may be longer.
         over.cancel();
         let _ = tokio::time::timeout_at(ends_at, operators.wait()).await;
-        housekeeping.abort();
+        settling.cancel();
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         let mirror = reloading.in_force.lock().await.mirror.clone();
         mirror.close(ends_at.saturating_duration_since(Instant::now())).await;
+        ending::carry_up(raising.as_deref(), housekeeping, ends_at, &hurry).await;
         let _ = tokio::task::spawn_blocking(move || usage.write()).await;
     }
 
@@ -510,8 +522,13 @@ impl Daemon {
     }
 
     /// What runs beside the server: the index is brought up to date once, then gauges and access
-    /// times are written now and again.
-    fn housekeeping(&self, reloading: &Reloading) -> impl Future<Output = ()> + Send + use<> {
+    /// times are written now and again. When it is to settle, what carries up into the bucket alone goes on until that has
+    /// come to its end.
+    fn housekeeping(
+        &self,
+        reloading: &Reloading,
+        settling: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
         let (blobs, metadata, store) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata), Arc::clone(&self.store));
         let (opened, in_force) = (self.opened, Arc::clone(&reloading.in_force));
@@ -519,7 +536,9 @@ impl Daemon {
         let (guard, ingests) = (Arc::clone(&self.guard), Arc::clone(&self.ingests));
         let (raising, collected) = (self.raising.clone(), self.collected());
         async move {
-            take_stock(&blobs, &metadata, opened).await;
+            if settling.run_until_cancelled(take_stock(&blobs, &metadata, opened)).await.is_none() {
+                return;
+            }
             let gauges = async {
                 loop {
                     metrics.store_may_hold(budget(&store.read()).unwrap_or_default());
@@ -546,7 +565,8 @@ impl Daemon {
             let (room, scrubbed) = (mirror.keep_room(), mirror.scrub(scrub_rate));
             // What it is under other terms, it finds by itself.
             drop(mirror);
-            tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind, raised, acts, collected);
+            let others = async { tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind, acts, collected) };
+            tokio::join!(raised, settling.run_until_cancelled(others));
         }
     }
 }

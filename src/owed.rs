@@ -302,6 +302,11 @@ impl Owed {
         self.len() <= self.most / 2
     }
 
+    /// Whether there is content that may be taken now.
+    pub fn has_content_in_turn(&self) -> bool {
+        !self.state.lock().queue.of(Kind::Content).is_empty()
+    }
+
     /// How many keys did not stay on the list because there were too many.
     pub fn dropped(&self) -> u64 {
         self.state.lock().dropped

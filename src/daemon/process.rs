@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::owner::{InHisName, Keeping, Owner};
 use super::{Listeners, Prepared, budget};
@@ -197,17 +198,27 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handling SIGINT"))?;
     announce(&config, Bound { pull: &pull, admin: &admin }, budget(&config.store).unwrap_or_default());
     systemd::ready();
+    let hurry = CancellationToken::new();
+    let daemon = daemon.hurried_by(hurry.clone());
     daemon
-        .serve(listeners, async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
+        .serve(listeners, async move {
+            told_to_stop(&mut terminate, &mut interrupt).await;
             systemd::stopping();
             tracing::info!("stopping: running pulls may end, new ones are refused");
+            tokio::spawn(async move {
+                told_to_stop(&mut terminate, &mut interrupt).await;
+                hurry.cancel();
+            });
         })
         .await;
     Ok(())
+}
+
+async fn told_to_stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
 
 /// The sockets that systemd hands over, else those of the configuration.

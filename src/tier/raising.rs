@@ -7,6 +7,7 @@
 //! the collector takes meanwhile.
 
 mod contents;
+mod ending;
 mod going;
 mod names;
 
@@ -20,7 +21,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use self::ending::Held;
 use self::going::{Going, LONGEST_REST};
 use super::inventory::{self, Lost, digest_of};
 use super::{Bucket, Conditional, Leases, Trouble, marks};
@@ -60,6 +63,8 @@ pub struct Raising {
     whole: Mutex<HashMap<Digest, Instant>>,
     /// Held by who puts all that is stored on the list.
     listing: tokio::sync::Mutex<()>,
+    /// That what is owed still goes up, and then nothing more.
+    ending: CancellationToken,
 }
 
 impl std::fmt::Debug for Raising {
@@ -115,6 +120,7 @@ impl Raising {
             going: Mutex::default(),
             whole: Mutex::default(),
             listing: Default::default(),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -143,7 +149,7 @@ impl Raising {
         }
     }
 
-    /// Carries up until the future is dropped.
+    /// Carries up until the future is dropped; once it is to [`end`](Raising::end), until nothing more can go up.
     pub async fn run(self: Arc<Self>) {
         let all = async {
             loop {
@@ -156,7 +162,12 @@ impl Raising {
                 self.owed.was_too_long().await;
             }
         };
-        tokio::join!(all, self.examine(), self.carry(Kind::Content), self.carry(Kind::Name), self.look());
+        let beside = async { tokio::join!(all, self.examine(), self.look()) };
+        tokio::select! {
+            () = self.carry_both() => {}
+            () = self.is_in_vain_at_the_end() => {}
+            _ = beside => {}
+        }
     }
 
     /// Looks now and again how the bucket is, so that this is known also while nobody needs it.
@@ -319,20 +330,46 @@ impl Raising {
         }
     }
 
-    async fn carry(self: &Arc<Self>, kind: Kind) {
+    async fn carry_both(self: &Arc<Self>) {
+        let (mut none_held, mut held) = (Held::default(), Held::default());
+        loop {
+            let no_content_comes = CancellationToken::new();
+            let contents = async {
+                self.carry(Kind::Content, &self.ending, &mut none_held).await;
+                no_content_comes.cancel();
+            };
+            // A name may wait for content as long as any goes up.
+            tokio::join!(contents, self.carry(Kind::Name, &no_content_comes, &mut held));
+            // A name may bring content along.
+            if !self.owed.has_content_in_turn() {
+                return;
+            }
+        }
+    }
+
+    /// Carries up what is of one kind; once it is to end and `nothing_is_awaited`, until nothing more of it can go up.
+    async fn carry(self: &Arc<Self>, kind: Kind, nothing_is_awaited: &CancellationToken, held: &mut Held) {
         let mut under_way = JoinSet::new();
         loop {
-            let rest = self.going.lock().rest(kind);
+            let is_ending = self.ending.is_cancelled();
+            let is_last = is_ending && nothing_is_awaited.is_cancelled();
+            let rest = if is_ending { Duration::ZERO } else { self.going.lock().rest(kind) };
             while rest.is_zero() && under_way.len() < AT_ONCE {
-                let Some(task) = self.owed.take_of(kind) else { break };
+                let task = if is_ending { self.last_of(kind, held).await } else { self.owed.take_of(kind) };
+                let Some(task) = task else { break };
                 let raising = Arc::clone(self);
                 under_way.spawn(async move { raising.raise(&task).await });
             }
-            let next = if rest.is_zero() { self.owed.rests_until() } else { Some(Instant::now() + rest) };
+            if is_last && under_way.is_empty() {
+                return;
+            }
+            let rests_until = if rest.is_zero() { self.owed.rests_until() } else { Some(Instant::now() + rest) };
+            let next = if is_ending { Some(Instant::now() + ROOM_EVERY) } else { rests_until };
             let next = next.filter(|_| under_way.len() < AT_ONCE);
             tokio::select! {
                 Some(_) = under_way.join_next() => {}
                 () = self.owed.changed(kind) => {}
+                () = self.ending.cancelled(), if !is_ending => {}
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
@@ -357,7 +394,10 @@ impl Raising {
                 Ok(())
             }
             Err(trouble) => {
-                self.owed.give_back(task);
+                // At the end each is tried once.
+                if !self.ending.is_cancelled() {
+                    self.owed.give_back(task);
+                }
                 tracing::debug!(key, %trouble, "it goes up into the bucket later");
                 self.fails(key, &trouble);
                 Err(trouble)

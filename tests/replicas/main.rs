@@ -23,6 +23,7 @@ mod private;
 mod pushed;
 mod redirects;
 mod slow;
+mod stops;
 mod trouble;
 mod unwell;
 mod writes;

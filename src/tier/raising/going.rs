@@ -133,9 +133,19 @@ impl Going {
         self.refused.clone()
     }
 
+    /// What it did not take until now is no sign any more.
+    pub(super) fn is_tried_anew(&mut self) {
+        (self.in_vain, self.took) = (0, Instant::now());
+    }
+
+    /// Whether it took nothing of all that was tried since it took something.
+    pub(super) const fn takes_nothing(&self) -> bool {
+        self.in_vain >= IN_VAIN
+    }
+
     /// Whether it took nothing for long, however much was tried, or there is more that it does not take than is remembered.
     pub(super) fn is_in_vain(&self) -> bool {
-        self.refused.len() >= MOST || self.in_vain >= IN_VAIN && self.took.elapsed() >= IN_VAIN_FOR
+        self.refused.len() >= MOST || self.takes_nothing() && self.took.elapsed() >= IN_VAIN_FOR
     }
 
     /// What is put on the list from now on may be other than what it was.

@@ -85,7 +85,7 @@ impl Raising {
     }
 
     /// What is in the small file of this name; `None` where there is none any more, or it is closed to us.
-    async fn recorded(&self, key: &str, name: &Name) -> Result<Option<Vec<u8>>, Trouble> {
+    pub(super) async fn recorded(&self, key: &str, name: &Name) -> Result<Option<Vec<u8>>, Trouble> {
         let (store, file, longest) = (self.store.clone(), key.to_owned(), record::longest(name, MOST));
         let read = tokio::task::spawn_blocking(move || small_file::read_below(&store, &file, longest));
         let Ok(read) = read.await else { return Ok(None) };
@@ -118,15 +118,22 @@ impl Raising {
     /// Where a tag was not, or content was about to leave, or nobody has looked for long, what that leads to may have left
     /// the bucket.
     async fn bring_along(&self, location: &Location, top: Descriptor) {
-        let (mut open, mut seen) = (vec![top], HashSet::new());
+        for digest in self.all_of(top).await {
+            self.owed.up(&key_of(&digest));
+            self.owed.up(&names::member(location, &digest));
+        }
+    }
+
+    /// It and all that it leads to, as far as that is here.
+    pub(super) async fn all_of(&self, top: Descriptor) -> Vec<Digest> {
+        let (mut open, mut seen, mut here) = (vec![top], HashSet::new(), Vec::new());
         while let Some(descriptor) = open.pop().filter(|_| seen.len() < MOST_ALONG) {
             let digest = descriptor.digest;
             if !seen.insert(digest) {
                 continue;
             }
             let Some(content) = self.blobs.open(&digest).await else { continue };
-            self.owed.up(&key_of(&digest));
-            self.owed.up(&names::member(location, &digest));
+            here.push(digest);
             if is_manifest(&descriptor.media_type) && content.size <= MAX_MANIFEST_SIZE {
                 let read = tokio::task::spawn_blocking(move || content.read_at(0, MAX_MANIFEST_SIZE as usize));
                 let Ok(Ok(bytes)) = read.await else { continue };
@@ -134,6 +141,7 @@ impl Raising {
                 open.extend(manifests.into_iter().map(|(child, _)| child).chain(blobs));
             }
         }
+        here
     }
 
     /// Takes up what is there and writes what stands then; whether there was nothing.

@@ -2,13 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::StreamExt as _;
+
 use super::names::MOST;
 use super::*;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::key_of;
 use crate::blob_store::memory::MemoryBlobStore;
-use crate::metadata::{Location, Membership, Proof, names};
-use crate::oci::{Algorithm, Descriptor, MediaType, Places};
+use crate::clock::Timestamp;
+use crate::metadata::names::Name;
+use crate::metadata::{Location, Membership, Proof, TagKey, TagRecord, names};
+use crate::oci::{AcceptSet, Algorithm, Descriptor, MediaType, Places};
 use crate::tier::settings::{Credentials, Settings};
 
 fn bucket() -> Bucket {
@@ -134,4 +138,78 @@ async fn what_was_marked_waits_for_the_collector_and_all_else_goes_up_meanwhile(
         assert!(bucket.read(name, MOST).await.expect("read").is_some(), "{name}");
     }
     running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_no_name_goes_up_before_what_it_needs_and_all_of_it_does() {
+    let store = tempfile::tempdir().expect("a folder");
+    let ingests = IngestDir::open(store.path().join("ingest")).expect("a folder");
+    let bucket = Bucket::in_slow_memory(&Settings::for_tests());
+    let owed = Owed::open(store.path()).expect("a list");
+    owed.completed(&bucket.place());
+    let blobs = Arc::new(MemoryBlobStore::new());
+    let metrics = Arc::new(Metrics::new([]));
+    let raising = Arc::new(Raising::new(bucket.clone(), Arc::clone(&owed), blobs.clone(), store.path(), metrics));
+    let location =
+        Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };
+    let tag = TagKey { location: location.clone(), tag: "1".parse().expect("a tag"), accept: AcceptSet::everything() };
+    let write = |key: &str, record: Vec<u8>| {
+        let path = store.path().join(key);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, record).expect("written");
+        owed.up(key);
+    };
+    let mut parts: Vec<(Descriptor, Bytes)> =
+        (0..21).map(|n: u32| described(n.to_string(), MediaType::ImageLayer)).collect();
+    let entries: Vec<_> = parts.iter().map(|(of, _)| serde_json::json!({"mediaType": of.media_type.to_string(), "digest": of.digest.to_string(), "size": of.size})).collect();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": entries[0], "layers": entries[1..]});
+    parts.push(described(manifest.to_string(), MediaType::ImageManifest));
+    let top = parts[21].0.clone();
+    // Names were owed first.
+    let record = TagRecord {
+        descriptor: top,
+        checked_at: Timestamp(1),
+        since: Timestamp(1),
+        observed_at: None,
+        places: Places::default(),
+    };
+    write(&names::tag(&tag), serde_json::to_vec(&record).expect("JSON"));
+    for (descriptor, bytes) in &parts {
+        let mut ingest = ingests.begin(&descriptor.digest).expect("begun");
+        ingest.append(bytes).expect("written");
+        blobs.commit(ingest, &descriptor.digest).await.expect("stored");
+        let member = Membership {
+            descriptor: descriptor.clone(),
+            proof: Proof::Bytes,
+            anonymous: true,
+            places: Places::default(),
+        };
+        write(&names::member(&location, &descriptor.digest), serde_json::to_vec(&member).expect("JSON"));
+    }
+    parts.iter().for_each(|(descriptor, _)| owed.up(&key_of(&descriptor.digest)));
+    raising.end();
+    let mut ending = tokio::spawn(Arc::clone(&raising).run());
+    let mut seen = 0;
+    loop {
+        let is_over = tokio::time::timeout(Duration::from_millis(1), &mut ending).await.is_ok();
+        let keys: Vec<_> = bucket.list("").map(|listed| listed.expect("listed").key).collect().await;
+        let has = |digest: &Digest| keys.contains(&key_of(digest));
+        for key in &keys {
+            match names::parse(key) {
+                Some(Name::Member(_, digest)) => assert!(has(&digest), "{key}"),
+                Some(Name::Tag(_)) => assert!(parts.iter().all(|(part, _)| has(&part.digest)), "{key}"),
+                _ => continue,
+            }
+            seen += 1;
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(owed.is_empty() && seen > 40, "{} owed, {seen} seen", owed.len());
+}
+
+fn described(text: String, media_type: MediaType) -> (Descriptor, Bytes) {
+    let bytes = Bytes::from(text);
+    (Descriptor { digest: Digest::of(Algorithm::Sha256, &bytes), size: bytes.len() as u64, media_type }, bytes)
 }
