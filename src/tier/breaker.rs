@@ -13,6 +13,8 @@ use tokio::time::Instant;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// What is owed begins to go up within a minute after the bucket is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often the pause is doubled.
+const DOUBLINGS: u32 = 5;
 /// A body of so many bytes says that all of them come.
 const LONG: u64 = 1 << 20;
 
@@ -113,6 +115,14 @@ impl Breaker {
         self.ill(why)
     }
 
+    /// It is left alone for as long as it may be, however it was before, and then asked as seldom. Whether it was not yet.
+    pub(super) fn is_to_rest(&self, why: &str) -> bool {
+        let mut state = self.state.lock();
+        state.failures = state.failures.max(self.failures.saturating_add(DOUBLINGS));
+        why.clone_into(&mut state.why);
+        state.closed_until.replace(Instant::now() + self.longest).is_none()
+    }
+
     /// The same after so many bytes.
     pub(super) fn broke_off(&self, why: &str, came: u64) -> bool {
         let mut state = self.state.lock();
@@ -127,7 +137,7 @@ impl Breaker {
     }
 
     fn pause(&self, failures: u32) -> Duration {
-        let doubled = failures.saturating_sub(self.failures).min(5);
+        let doubled = failures.saturating_sub(self.failures).min(DOUBLINGS);
         (self.first * (1 << doubled)).min(self.longest)
     }
 }

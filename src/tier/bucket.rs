@@ -30,6 +30,7 @@ use object_store::signer::Signer;
 #[cfg(test)]
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, UpdateVersion};
+use tokio::time::Instant;
 use url::Url;
 
 use self::flow::Flow;
@@ -242,10 +243,12 @@ impl Bucket {
         let (digest, key) = (&of.digest, key_of(&of.digest));
         let path = self.path(&key)?;
         self.may_give((digest, Some(of.size)), Asked::Content, pace)?;
+        let began = Instant::now();
         let found = self.patiently(Asked::Content, self.object(&path, &key, most)).await;
+        let is_late = self.is_late(began);
         let found = found.inspect_err(|_| self.health.did_not_come(digest))?.transpose()?;
         if let Some(object) = &found {
-            self.gave(digest, object.bytes.len() as u64);
+            self.gave(digest, object.bytes.len() as u64, is_late);
         }
         Ok(found)
     }
@@ -329,15 +332,18 @@ impl Bucket {
         let part = range.is_some();
         let options = GetOptions { range, ..GetOptions::default() };
         self.health.has(digest);
+        let began = Instant::now();
         let asked = self.patiently(Asked::Content, async { self.store.get_opts(&path, options).await });
         let Some(found) = asked.await.inspect_err(|_| self.health.did_not_come(digest))? else { return Ok(None) };
         let (size, offset) = (found.meta.size, found.range.start);
         if !can_have(digest, size) {
             return Ok(None);
         }
-        let body = stream::unfold(Some(Flow::of(self.clone(), *digest, found.into_stream(), pace)), async |flow| {
-            flow?.next().await
-        });
+        let is_late = self.is_late(began);
+        let body =
+            stream::unfold(Some(Flow::of(self.clone(), (*digest, is_late), found.into_stream(), pace)), async |flow| {
+                flow?.next().await
+            });
         Ok(Some(Reading { size, offset, part, body: body.boxed() }))
     }
 

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::ending::Held;
 use self::going::{Going, LONGEST_REST};
 use super::inventory::{self, Lost, digest_of};
-use super::{Bucket, Conditional, Leases, Trouble, marks};
+use super::{Bucket, Conditional, Leases, Pace, Trouble, marks};
 use crate::blob_store::BlobStore;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
@@ -108,6 +108,8 @@ impl Raising {
     ) -> Raising {
         // What was found wrong before a stop is not read from there now where somebody else has it.
         owed.wrong().iter().filter_map(|key| content_of(key)).for_each(|digest| bucket.doubted().add(&digest));
+        // Nobody waits for it: it may be slow.
+        let bucket = bucket.at(Pace::Any);
         let (store, places) = (store.to_owned(), Semaphore::new(BLOBS_AT_ONCE));
         Raising {
             bucket,
@@ -172,8 +174,9 @@ impl Raising {
 
     /// Looks now and again how the bucket is, so that this is known also while nobody needs it.
     async fn look(&self) {
+        let as_readers = self.bucket.at(Pace::Helps);
         for looks in 0_u32.. {
-            let looked = self.bucket.look(looks % LOOKS_AT_NAMES == 0).await;
+            let looked = as_readers.look(looks % LOOKS_AT_NAMES == 0).await;
             tokio::time::sleep(if looked.is_ok() { LOOK_EVERY } else { LOOK_AGAIN }).await;
         }
     }

@@ -138,3 +138,52 @@ async fn who_has_nobody_else_is_served_by_a_bucket_that_answers_slowly() {
     });
     futures_util::future::join_all(served).await;
 }
+
+#[tokio::test]
+async fn a_bucket_that_answers_late_costs_a_pull_of_many_layers_the_patience_of_one_reader() {
+    let scene = Scene::set().await;
+    let mirror = scene.settings().config(PATIENCE).start().await;
+    before_long("it is well", until_told(&mirror, "ok\n")).await;
+    let contents: Vec<_> = (0..22).map(|n| noise(740 + n, 1000)).collect();
+    let image = scene.registry.add_image("library/app", "1", &contents);
+    // Less than a quarter of what clients wait.
+    scene.bucket.fault(&["GET", "HEAD"], "", Fault::Slow(Duration::from_millis(500)));
+    let begun = Instant::now();
+    pull(&mirror, &image).await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    before_long("that is known", until_told(&mirror, DEGRADED)).await;
+    before_long("what is owed goes up all the same", up(&scene, &image)).await;
+    scene.bucket.heal();
+    before_long("it is well again", until_told(&mirror, "ok\n")).await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_a_little_away_gives_all_it_has() {
+    let scene = Scene::set().await;
+    let contents: Vec<_> = (0..22).map(|n| noise(770 + n, 1000)).collect();
+    let image = scene.registry.add_image("library/app", "1", &contents);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    scene.bucket.fault(&["GET", "HEAD"], "", Fault::Slow(Duration::from_millis(100)));
+    let second = scene.settings().config(PATIENCE).start().await;
+    assert!(pull(&second, &image).await.iter().all(|outcome| outcome == "tier"));
+}
+
+#[tokio::test]
+async fn what_trickles_from_the_bucket_is_not_waited_for_where_nobody_else_gives_it_either() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(800);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    let second = scene.settings().config(PATIENCE).start().await;
+    scene.registry.stop().await;
+    let layer = &image.layers[0].digest;
+    scene.bucket.fault(&["GET"], &key_of(layer), Fault::Drip(5));
+    let begun = Instant::now();
+    assert!(!second.get(&blob_of("library/app", layer)).await.complete);
+    assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+}

@@ -63,7 +63,7 @@ impl Fills {
             (written, broken) = self.read_on(shared, digest, size, written).await?;
             tries = if written.ingest.written() > before { 0 } else { tries + 1 };
             match broken {
-                Some(Unbrought::Trouble(trouble)) if tries < TRIES => {
+                Some(Unbrought::Trouble(trouble)) if tries < TRIES && !matches!(trouble, Trouble::Trickles(_)) => {
                     tracing::debug!(%digest, %trouble, before, "it is asked for the rest");
                 }
                 Some(why) => {

@@ -213,8 +213,7 @@ impl InBucket {
             }
             Err(trouble) => {
                 tracing::info!(digest = %shared.digest, %trouble, "the rest comes from upstream");
-                let is_slow = matches!(trouble, Trouble::Slow(_));
-                if is_slow { &shared.slow } else { &shared.passed_over }.store(true, Ordering::Release);
+                shared.left_because_of(&trouble).store(true, Ordering::Release);
                 Err(UpstreamError::new(UpstreamErrorClass::Unavailable, trouble.to_string()))
             }
         });
@@ -229,10 +228,19 @@ impl InBucket {
         let mut reading = reading.ok()??;
         let first = reading.body.next().await;
         if let Some(Err(trouble)) = &first {
-            let is_slow = matches!(trouble, Trouble::Slow(_));
-            if is_slow { &self.slow } else { &self.passed_over }.store(true, Ordering::Release);
+            self.left_because_of(trouble).store(true, Ordering::Release);
         }
         (!matches!(first, Some(Err(_)))).then_some((reading, first))
+    }
+
+    /// How it is left where it breaks off.
+    const fn left_because_of(&self, trouble: &Trouble) -> &AtomicBool {
+        match trouble {
+            Trouble::Slow(_) => &self.slow,
+            // That would only begin anew.
+            Trouble::Trickles(_) => &self.gone,
+            _ => &self.passed_over,
+        }
     }
 
     /// What it gave is not the blob: others are asked from now on. It is read once more behind whoever waits: what was

@@ -16,14 +16,21 @@ use crate::oci::Digest;
 /// How many bytes have to come in a second, looked at as often as a reader's patience is over: below that upstream is
 /// asked for the rest. Most upstreams give more than this.
 pub(super) const LEAST_A_SECOND: u64 = 1 << 20;
+/// The same for who has nobody else: below that nobody gives it, and so long it is looked at. Clients have to take as much.
+const LEAST_AT_ALL: u64 = 1 << 10;
+const LOOKED_AT_FOR: Duration = Duration::from_secs(10);
 
 pub(super) struct Flow {
     bucket: Bucket,
     digest: Digest,
+    /// Whether it began to come late.
+    is_late: bool,
     body: BoxStream<'static, Result<Bytes, Error>>,
     pace: Pace,
     /// How long it was waited for, and what came, since it was looked at last.
     lately: Came,
+    /// The same since it was looked at whether it comes at all.
+    for_long: Came,
     /// The same since the beginning.
     in_all: Came,
     /// Whether it came too slowly, and was waited for all the same.
@@ -43,8 +50,12 @@ impl Came {
 
     /// How many bytes came in a second, where they are too few.
     fn too_few(self) -> Option<u64> {
+        self.below(LEAST_A_SECOND)
+    }
+
+    fn below(self, least: u64) -> Option<u64> {
         let rate = (self.bytes as f64 / self.waited.as_secs_f64()) as u64;
-        (rate < LEAST_A_SECOND).then_some(rate)
+        (rate < least).then_some(rate)
     }
 }
 
@@ -68,12 +79,12 @@ impl Drop for Waits<'_> {
 impl Flow {
     pub(super) fn of(
         bucket: Bucket,
-        digest: Digest,
+        (digest, is_late): (Digest, bool),
         body: BoxStream<'static, Result<Bytes, Error>>,
         pace: Pace,
     ) -> Flow {
-        let (lately, in_all) = (Came::default(), Came::default());
-        Flow { bucket, digest, body, pace, lately, in_all, is_slow: false }
+        let [lately, for_long, in_all] = [Came::default(); 3];
+        Flow { bucket, digest, is_late, body, pace, lately, for_long, in_all, is_slow: false }
     }
 
     /// The next bytes, and what comes after them.
@@ -94,8 +105,9 @@ impl Flow {
             Err(_) => return Some((Err(self.broke_off(Trouble::Away("no more came in time".to_owned()))), None)),
         };
         let waited = began.elapsed();
-        self.lately.add(waited, bytes.len() as u64);
-        self.in_all.add(waited, bytes.len() as u64);
+        for came in [&mut self.lately, &mut self.for_long, &mut self.in_all] {
+            came.add(waited, bytes.len() as u64);
+        }
         if self.lately.waited >= patience
             && let Some(rate) = std::mem::take(&mut self.lately).too_few()
         {
@@ -105,6 +117,11 @@ impl Flow {
             if self.pace == Pace::Helps {
                 return Some((Err(Trouble::Slow(rate)), None));
             }
+        }
+        if self.for_long.waited >= LOOKED_AT_FOR
+            && let Some(rate) = std::mem::take(&mut self.for_long).below(LEAST_AT_ALL)
+        {
+            return Some((Err(Trouble::Trickles(rate)), None));
         }
         Some((Ok(bytes), Some(self)))
     }
@@ -119,7 +136,7 @@ impl Flow {
     fn ended(&self) {
         let Came { waited, bytes } = self.in_all;
         match self.in_all.too_few().filter(|_| waited > self.bucket.patience / 4) {
-            None if !self.is_slow => self.bucket.gave(&self.digest, bytes),
+            None if !self.is_slow => self.bucket.gave(&self.digest, bytes, self.is_late),
             Some(rate) if !self.is_slow && !self.bucket.gives_content() => {
                 self.bucket.broke_off(&self.digest, &slowly(rate), bytes);
             }
@@ -153,7 +170,7 @@ mod tests {
             Ok(Bytes::from(vec![0; size]))
         });
         let (mut flow, mut read) =
-            (Some(Flow::of(bucket(), Digest::of(Algorithm::Sha256, b"x"), body.boxed(), pace)), 0);
+            (Some(Flow::of(bucket(), (Digest::of(Algorithm::Sha256, b"x"), false), body.boxed(), pace)), 0);
         while let Some((bytes, next)) = match flow.take() {
             Some(flow) => flow.next().await,
             None => None,
@@ -173,6 +190,9 @@ mod tests {
         assert_eq!(read(Pace::Any, 1000, 1000, PATIENCE / 4, now).await, Ok(1_000_000));
         assert!(read(Pace::Helps, 3, 1000, PATIENCE * 2, now).await.is_err());
         assert!(read(Pace::Any, 3, 1000, PATIENCE * 2, now).await.is_err());
+        let fifth = Duration::from_millis(200);
+        assert_eq!(read(Pace::Any, 1000, 1, fifth, now).await, Err(Trouble::Trickles(5)), "that is as good as nothing");
+        assert_eq!(read(Pace::Any, 1000, 1, now, long).await, Ok(1000), "the reader is slow");
         assert_eq!(read(Pace::Helps, 100, 600_000, PATIENCE / 4, now).await, Ok(60_000_000));
         assert_eq!(read(Pace::Helps, 20, 1000, now, long).await, Ok(20_000));
     }

@@ -2,7 +2,7 @@
 //! takes what is written. Each of them may be in trouble while the others are well.
 //!
 //! Whoever reads has his patience; what is waited for longer, and what breaks off or comes too slowly, is a failure of
-//! what was asked. Who has nobody else to ask goes by whether it answers within his patience at all. Where content does
+//! what was asked; so is what comes late again and again, once readers have lost the most of one patience with it. Who has nobody else to ask goes by whether it answers within his patience at all. Where content does
 //! not come, nobody who can have it elsewhere asks for it before it was [looked](super::looking) whether that is over; but
 //! for what is no longer than content that was seen to come whole all the same.
 
@@ -49,6 +49,10 @@ impl Asked {
             Asked::Leases => "it takes no leases",
         }
     }
+
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
 }
 
 #[derive(Debug)]
@@ -60,7 +64,9 @@ pub(super) struct Health {
     content: Breaker,
     writes: Breaker,
     leases: Breaker,
+    /// What readers lost with leases, and with what they read.
     delays: Delays,
+    reads: Delays,
     samples: Mutex<Samples>,
     /// What was wrong when it was looked at last; nothing where nobody has looked yet.
     seen: Mutex<Option<Result<(), String>>>,
@@ -71,8 +77,8 @@ impl Default for Health {
         // Whoever waits for content in vain has waited for long already.
         let [names, names_at_all, sizes, content] = [3, 3, 2, 2].map(Breaker::after);
         let [writes, leases] = [2, 2].map(|failures| Breaker::after(failures).resting(WRITES_TRIED_EVERY));
-        let (delays, samples, seen) = (Delays::default(), Mutex::default(), Mutex::default());
-        Health { names, names_at_all, sizes, content, writes, leases, delays, samples, seen }
+        let ([delays, reads], samples, seen) = (Default::default(), Mutex::default(), Mutex::default());
+        Health { names, names_at_all, sizes, content, writes, leases, delays, reads, samples, seen }
     }
 }
 
@@ -224,8 +230,9 @@ impl Bucket {
                 answer => answer.map(Some),
             }
         };
-        let mut awaited = Awaited { bucket: self, asked, began: Instant::now(), is_counted: false };
+        let mut awaited = Awaited { bucket: self, asked, began: Instant::now(), is_counted: false, is_answered: false };
         let answer = self.in_time(asked, self.patience, absent).await;
+        awaited.is_answered = answer.is_ok();
         awaited.is_counted = match &answer {
             Err(Trouble::Away(_)) => true,
             Err(Trouble::Refused(_)) if !matches!(asked, Asked::Names | Asked::Writes) => true,
@@ -303,20 +310,50 @@ impl Bucket {
         began.elapsed() <= self.patience / 4
     }
 
-    /// Whether what began then came so soon that it says that all is well: a pull waits for many leases.
+    /// Whether what began then came so soon that it says that all is well: a pull waits for many leases, and for as many
+    /// answers, where it is known that these come late.
     fn is_sound(&self, asked: Asked, began: Instant) -> bool {
-        if asked == Asked::Leases { !self.is_a_delay(began.elapsed()) } else { self.is_quick(began) }
+        let is_one_of_many = match asked {
+            Asked::Leases => true,
+            Asked::Names | Asked::Sizes | Asked::Content => !self.health.of(asked).is_closed(),
+            Asked::Writes => false,
+        };
+        if is_one_of_many { !self.is_late(began) } else { self.is_quick(began) }
     }
 
-    fn is_a_delay(&self, waited: Duration) -> bool {
-        waited > self.patience / 8
+    /// Whether what began then took so long that it is no help to who waits for many of it.
+    pub(super) fn is_late(&self, began: Instant) -> bool {
+        began.elapsed() > self.patience / 8
+    }
+
+    /// What many lose together is no more than the most of what one reader is patient.
+    fn too_much(&self) -> Duration {
+        self.patience * 3 / 4
+    }
+
+    /// Somebody who has others to ask waited for what he reads since then. What is lost so, by one answer after the other
+    /// that comes late, is lost once; then what came late is left alone for as long as it can be, or until a look at it
+    /// finds that it comes soon.
+    fn was_read(&self, asked: Asked, began: Instant) {
+        let now = Instant::now();
+        let Some(late) = self.is_late(began).then(|| self.health.reads.add(asked.bit(), began, now, self.too_much()))
+        else {
+            return;
+        };
+        for asked in [Asked::Names, Asked::Sizes, Asked::Content] {
+            if late.is_some_and(|late| late & asked.bit() != 0) {
+                let why = "its answers come late, one after the other";
+                let is_left = self.health.of(asked).is_to_rest(why);
+                self.tell_left(asked, is_left, why);
+            }
+        }
     }
 
     /// Somebody waited for a lease since then. What is lost with them in half a minute is no more than the most of what
     /// one reader is patient: one that never comes, or one after the other that comes slowly.
     pub(in crate::tier) fn was_waited_for(&self, began: Instant) {
-        let (now, too_much) = (Instant::now(), self.patience * 3 / 4);
-        if self.is_a_delay(now - began) && self.health.delays.add(began, now, too_much) {
+        let (now, bit) = (Instant::now(), Asked::Leases.bit());
+        if self.is_late(began) && self.health.delays.add(bit, began, now, self.too_much()).is_some() {
             let why = "it takes leases slowly";
             let is_left = self.health.leases.ill_enough(why);
             self.tell_left(Asked::Leases, is_left, why);
@@ -336,9 +373,10 @@ impl Bucket {
         tracing::info!(bucket = self.name, before = asked.trouble(), "the bucket is well again");
     }
 
-    /// So many bytes of content came, and were all that was asked for.
-    pub(super) fn gave(&self, digest: &Digest, bytes: u64) {
-        if self.health.of(Asked::Content).is_enough(bytes) {
+    /// So many bytes of content came, and were all that was asked for; whether they began to come late.
+    pub(super) fn gave(&self, digest: &Digest, bytes: u64, is_late: bool) {
+        let content = self.health.of(Asked::Content);
+        if content.is_enough(bytes) && (!is_late || content.is_closed()) {
             self.is_back(Asked::Content);
         }
         self.health.has(digest);
@@ -436,6 +474,7 @@ struct Awaited<'a> {
     asked: Asked,
     began: Instant,
     is_counted: bool,
+    is_answered: bool,
 }
 
 impl Drop for Awaited<'_> {
@@ -444,8 +483,14 @@ impl Drop for Awaited<'_> {
             self.bucket.failed();
             let _ = self.bucket.is_of_no_help(self.asked, "it takes too long to answer".to_owned());
         }
-        if self.asked == Asked::Leases {
-            self.bucket.was_waited_for(self.began);
+        match self.asked {
+            Asked::Leases => self.bucket.was_waited_for(self.began),
+            // Of content that does not come that alone is known.
+            Asked::Sizes | Asked::Content if !self.is_answered => {}
+            Asked::Names | Asked::Sizes | Asked::Content if self.bucket.pace == Pace::Helps => {
+                self.bucket.was_read(self.asked, self.began);
+            }
+            _ => {}
         }
     }
 }

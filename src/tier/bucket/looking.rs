@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use object_store::{ObjectStoreExt as _, PutMode};
+use tokio::time::Instant;
 
 use super::health::Asked;
 use super::{Bucket, Pace, Trouble};
@@ -104,16 +105,17 @@ impl Bucket {
             return Ok(());
         }
         let end = self.health.of(Asked::Content).wants().max(LITTLE);
+        let began = Instant::now();
         let Some(mut reading) = self.begun(&digest, Span { start: 0, end: Some(end) }, Pace::Helps).await? else {
             gone();
             return Ok(());
         };
-        let mut came = 0;
+        let (mut came, is_late) = (0, self.is_late(began));
         while let Some(bytes) = reading.body.next().await {
             came += bytes?.len() as u64;
         }
         // All of it came, and there is no more.
-        if came >= reading.size {
+        if came >= reading.size && !is_late {
             if self.health.is_told_by(&digest) {
                 self.is_back(Asked::Content);
             } else {

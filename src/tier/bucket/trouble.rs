@@ -20,6 +20,9 @@ pub enum Trouble {
     /// It gives so few bytes a second that others are of more help.
     #[error("the bucket gives {0} bytes a second")]
     Slow(u64),
+    /// It gives so few bytes a second that this is as good as nothing, even where nobody else gives any.
+    #[error("the bucket gives {0} bytes a second, and is not waited for")]
+    Trickles(u64),
     /// What should go up is not what its digest says, or cannot be read.
     #[error("not sent up: {0}")]
     Unfit(String),

@@ -119,3 +119,32 @@ async fn while_it_takes_nothing_it_is_looked_at_every_few_seconds() {
     assert!(bucket.look(false).await.is_ok() && bucket.takes_leases());
     assert_eq!(bucket.list("").count().await, 0, "nothing of it is left");
 }
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_come_late_one_after_the_other_cost_the_patience_of_one_reader() {
+    for asked in [Asked::Names, Asked::Sizes] {
+        let bucket = bucket();
+        let answers = |part| {
+            let bucket = bucket.clone();
+            async move { assert!(bucket.patiently(asked, after(PATIENCE / part, Ok(()))).await.is_ok()) }
+        };
+        for _ in 0..200 {
+            answers(20).await;
+        }
+        assert_eq!(bucket.trouble(), None, "that is how far away it is");
+        let began = Instant::now();
+        while bucket.trouble().is_none() && began.elapsed() <= PATIENCE * 10 {
+            answers(5).await;
+        }
+        assert!(began.elapsed() <= PATIENCE, "{asked:?}: {:?}", began.elapsed());
+        let digest = crate::oci::Digest::of(crate::oci::Algorithm::Sha256, b"x");
+        assert!(bucket.offers(&digest, Pace::Helps).await.is_err() && bucket.offers(&digest, Pace::Any).await.is_ok());
+        for _ in 0..20 {
+            answers(5).await;
+        }
+        assert!(bucket.trouble().is_some(), "{asked:?}: that says nothing good");
+        tokio::time::advance(Duration::from_secs(40)).await;
+        answers(20).await;
+        assert_eq!(bucket.trouble(), None, "{asked:?}");
+    }
+}
