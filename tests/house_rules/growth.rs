@@ -426,9 +426,10 @@ const TABLE: &[(&str, &str, Growth)] = &[
     (
         "mirror/room/shared.rs",
         "used",
-        Bounded("10,000, for 12 h", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
+        Bounded("100,000, for 20 h", "mirror_entries{table=bucket_used}", "made_up_names_do_not_fill_the_memory"),
     ),
     ("mirror/keep/collector/excess.rs", "victims", Still("lives for one round, and no longer than 100,000")),
+    ("mirror/keep/collector/excess.rs", "used", Still("lives for one round, and no longer than 1,000,000")),
     ("mirror/keep/collector/excess.rs", "members", Still("lives for one round, and no longer than 1,000,000")),
     ("mirror/keep/collector/excess.rs", "pinned", OPERATOR),
     ("mirror/keep/collector/excess.rs", "kept", OPERATOR),

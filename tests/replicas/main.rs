@@ -26,6 +26,7 @@ mod slow;
 mod stops;
 mod trouble;
 mod unwell;
+mod used;
 mod writes;
 
 use std::future::Future;

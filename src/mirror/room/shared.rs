@@ -50,7 +50,7 @@ pub struct Behind {
     pub owed: Arc<Owed>,
     /// How long a client waits for it.
     pub patience: Duration,
-    /// Whether what is used least leaves it.
+    /// Whether what is used least leaves it now.
     pub is_bounded: bool,
     /// The other replicas, where they tell each other what they fetch.
     pub replicas: Option<Replicas>,
@@ -79,16 +79,19 @@ pub(crate) struct Shared {
     looks: Cache<Location, Look>,
     looking: Arc<Flights<Location, Shareable<bool>>>,
     acts: Cache<(Location, Tag), Timestamp>,
-    /// Content of which the bucket was told that it is used, where that matters.
-    used: Option<Cache<Digest, ()>>,
+    is_bounded: bool,
+    /// Content of which the bucket was told that it is used, or need not be.
+    used: Cache<Digest, ()>,
 }
 
 impl Shared {
     const MAX: u64 = 10_000;
     const A_MOMENT: Duration = Duration::from_secs(2);
     const LATELY: Duration = Duration::from_secs(30);
-    /// How often the bucket is told that the same is used.
-    const USED: Duration = Duration::from_secs(12 * 60 * 60);
+    /// How often the bucket is told that the same is used, and of how much that is known. What is pulled daily is told of
+    /// daily; and content waits for longer with a mark.
+    const USED: Duration = Duration::from_secs(20 * 60 * 60);
+    const MOST_USED: u64 = 100_000;
 
     pub(crate) fn new(
         Behind { bucket, owed, patience, is_bounded, replicas }: Behind,
@@ -107,7 +110,7 @@ impl Shared {
         let (members, tags, lists) = (Arc::new(Flights::new()), Arc::new(Flights::new()), Arc::new(Flights::new()));
         let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
         let (looks, looking) = (cache(Shared::LATELY), Arc::new(Flights::new()));
-        let used = is_bounded.then(|| cache(Shared::USED));
+        let used = Cache::builder().max_capacity(Shared::MOST_USED).time_to_live(Shared::USED).build();
         Shared {
             bucket,
             replicas,
@@ -124,6 +127,7 @@ impl Shared {
             looks,
             looking,
             acts,
+            is_bounded,
             used,
             clock,
         }
@@ -141,13 +145,19 @@ impl Shared {
     }
 
     /// How many entries there are.
-    pub(crate) fn tables(&self) -> [(&'static str, u64); 4] {
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 5] {
         let lately = self.absent.entry_count() + self.notes.entry_count() + self.acts.entry_count();
         let lately = lately + self.looks.entry_count();
-        let lately = lately + self.used.as_ref().map_or(0, Cache::entry_count);
+        let used = self.used.entry_count();
         let doubted = self.bucket.doubted().len() as u64;
         let (owed, wrong) = (self.owed.len() as u64, self.owed.wrong_count() as u64);
-        [("bucket_lately", lately), ("bucket_doubted", doubted), ("owed", owed), ("bucket_wrong", wrong)]
+        [
+            ("bucket_lately", lately),
+            ("bucket_used", used),
+            ("bucket_doubted", doubted),
+            ("owed", owed),
+            ("bucket_wrong", wrong),
+        ]
     }
 
     /// Content is about to be stored that comes from the bucket.
@@ -156,21 +166,33 @@ impl Shared {
         self.owed.quiet(&key_of(digest))
     }
 
-    /// Content is used: now and again the bucket is told, where that matters; whether it is told now.
-    pub(crate) fn used(&self, digest: &Digest) -> bool {
-        let is_news = self.used.as_ref().is_some_and(|used| !used.contains_key(digest));
-        if is_news {
-            self.used.iter().for_each(|used| used.insert(*digest, ()));
+    /// Content is used: now and again the bucket is told, where each of it may leave by itself.
+    pub(crate) fn used(&self, digest: &Digest) {
+        if self.is_bounded && self.is_news(digest) {
             self.owed.up(&use_of(digest));
+        }
+    }
+
+    /// Whether it was not known that this is used.
+    fn is_news(&self, digest: &Digest) -> bool {
+        let is_news = !self.used.contains_key(digest);
+        if is_news {
+            self.used.insert(*digest, ());
         }
         is_news
     }
 
-    /// What is used has its names in the bucket, too, whatever was taken out of it while nobody used it.
+    /// The bucket is told now and again which images are used, also as long as it has no bound: once it gets one, those go
+    /// that were used least. Where it has one, what is used has its names there, too, whatever was taken out of it while
+    /// nobody used it.
     pub(crate) fn tell_uses(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
-        for (digest, _) in uses.iter().filter(|(digest, _)| self.used(digest)) {
-            for (location, _) in self.metadata.holders(digest)? {
-                self.owed.up(&names::member(&location, digest));
+        for (digest, _) in uses.iter().filter(|(digest, _)| self.is_news(digest)) {
+            let holders = self.metadata.holders(digest)?;
+            if self.is_bounded || holders.iter().any(|(_, member)| !member.descriptor.is_of_blob()) {
+                self.owed.up(&use_of(digest));
+            }
+            for (location, _) in holders.iter().filter(|_| self.is_bounded) {
+                self.owed.up(&names::member(location, digest));
             }
         }
         Ok(())
@@ -464,11 +486,11 @@ pub(super) mod tests {
             assert!(!shared.recall_member(&location, &digest).await);
             shared.recall_acts_of(&location, &"1".parse().expect("a tag")).await;
         }
-        let told = (0..Shared::MAX + 100).filter(|n| shared.used(&Digest::of(Algorithm::Sha256, &n.to_le_bytes())));
-        assert_eq!(told.count() as u64, Shared::MAX + 100);
-        let used = shared.used.as_ref().expect("it has a bound");
-        used.run_pending_tasks();
-        assert!((1..=Shared::MAX).contains(&used.entry_count()));
+        let told =
+            (0..Shared::MOST_USED + 100).filter(|n| shared.is_news(&Digest::of(Algorithm::Sha256, &n.to_le_bytes())));
+        assert_eq!(told.count() as u64, Shared::MOST_USED + 100);
+        shared.used.run_pending_tasks();
+        assert!((1..=Shared::MOST_USED).contains(&shared.used.entry_count()));
         shared.notes.run_pending_tasks();
         shared.looks.run_pending_tasks();
         shared.absent.run_pending_tasks();

@@ -3,7 +3,8 @@
 //!
 //! As in a store the unit is the image. All that is about to leave is marked first; then a name goes as long as the
 //! mark of what it names stands: who brings one of them anew, or another that needs the same, takes the marks away and
-//! finds out what has gone meanwhile. Pinned and frozen images stay, also those of which that was said meanwhile.
+//! finds out what has gone meanwhile. Pinned and frozen images stay, also those of which that was said meanwhile, and
+//! tagged ones that were used meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,14 +13,15 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use tokio::time::Instant;
 
-use super::{BLOBS, Collector, LAST_LOOKS, Round, Short, digest_in, short};
+use super::{BLOBS, Collector, LAST_LOOKS, LONGEST, Round, Short, digest_in, short};
+use crate::clock::Timestamp;
 use crate::metadata::names::{self, Name};
 use crate::metadata::{BlobRecord, Location, Pin};
 use crate::mirror::keep::eviction::{self, Stock};
 use crate::oci::manifest::Children;
 use crate::oci::{Digest, Reference, Tag};
 use crate::tier::Trouble;
-use crate::tier::marks::USED;
+use crate::tier::marks::{USED, use_of};
 
 /// Of so much content it is known what leads to what, at less than 200 bytes each.
 const MOST: usize = 1_000_000;
@@ -39,6 +41,8 @@ struct Named {
     pinned: HashSet<(Location, Tag)>,
     /// What is to stay by its digest.
     kept: HashSet<Digest>,
+    /// When content was used, as far as that was told when all was looked at.
+    used: HashMap<Short, Timestamp>,
 }
 
 /// What is about to leave.
@@ -95,8 +99,8 @@ impl Collector {
         Ok(())
     }
 
-    /// Whether this is about to leave still. What was pinned or frozen in its repository since all was looked at stays:
-    /// that is looked at once more before anything of a repository goes, and again where that takes long.
+    /// Whether this is about to leave still. What was pinned or frozen in its repository since all was looked at, or used by
+    /// its tag, stays: that is looked at once more before anything of a repository goes, and again where that takes long.
     async fn is_to_leave(
         &self,
         location: &Location,
@@ -110,7 +114,9 @@ impl Collector {
         let is_known = |(of, at): &(Location, Instant)| of == location && at.elapsed() < LAST_LOOKS;
         if !leaving.looked.as_ref().is_some_and(is_known) {
             let looked = Instant::now();
-            let (kept, mut children) = (self.kept_meanwhile(location, named).await?, HashMap::new());
+            let mut kept = self.kept_meanwhile(location, named).await?;
+            kept.extend(self.used_meanwhile(location, leaving, named).await?);
+            let mut children = HashMap::new();
             self.follow(kept.clone(), &mut children).await?;
             let led_to = children.values().flat_map(|children| children.iter().copied());
             for kept in kept.iter().map(short).chain(led_to) {
@@ -145,6 +151,25 @@ impl Collector {
         Ok(kept)
     }
 
+    /// What tags of a repository stand for that was about to leave, and was used since uses were looked at: somebody has it
+    /// on his disk, and says so.
+    async fn used_meanwhile(
+        &self,
+        location: &Location,
+        leaving: &Leaving,
+        named: &Named,
+    ) -> Result<Vec<Digest>, Trouble> {
+        let mut used = Vec::new();
+        for (_, of, _, digest) in &named.tags {
+            if of == location && leaving.victims.contains(&short(digest)) {
+                let told = self.bucket.read(&use_of(digest), LONGEST).await?;
+                let before = named.used.get(&short(digest)).copied();
+                used.extend(told.filter(|told| Some(told.modified) > before).map(|_| *digest));
+            }
+        }
+        Ok(used)
+    }
+
     /// The history of a tag goes with its last pointer.
     async fn leave_no_history(&self, location: &Location, tag: &Tag) -> Result<(), Trouble> {
         let left = self.bucket.list(&names::tag_folder(location, tag)).take(2).try_collect::<Vec<_>>().await?;
@@ -158,7 +183,7 @@ impl Collector {
 
     /// All that has a name, and what leads to what; `None` where that is more than can be known.
     async fn stock(&self) -> Result<Option<(Stock<Short>, Named)>, Trouble> {
-        let named = self.named().await?;
+        let mut named = self.named().await?;
         if named.members.len() > MOST || named.tags.len() > MOST {
             return Ok(None);
         }
@@ -173,8 +198,10 @@ impl Collector {
         }
         let mut uses = self.bucket.list(USED);
         while let Some(found) = uses.next().await.transpose()? {
-            if let Some(record) = digest_in(&found.key, USED).and_then(|digest| blobs.get_mut(&short(&digest))) {
+            let used = digest_in(&found.key, USED).map(|digest| short(&digest));
+            if let Some((used, record)) = used.and_then(|used| Some((used, blobs.get_mut(&used)?))) {
                 record.used_at = record.used_at.max(found.modified);
+                named.used.insert(used, found.modified);
             }
         }
         let is_pinned = |location: &Location, tag: &Tag| named.pinned.contains(&(location.clone(), tag.clone()));

@@ -62,6 +62,32 @@ async fn what_another_replica_pins_or_freezes_while_names_are_taken_away_keeps_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_another_replica_serves_from_its_disk_while_names_are_taken_away_keeps_them() {
+    let (bucket, clock, replica) = with_images(&[0, 1, 2]).await;
+    let used = use_of(&image(0)[3].0.digest);
+    bucket.write(&used, Bytes::new()).await.expect("used");
+    let before = modified(&bucket, &used).await;
+    let collector = collector(&bucket, &clock, 1);
+    let act = async {
+        something_in(&bucket, FOLDER).await;
+        // Later, by a clock that counts milliseconds.
+        while modified(&bucket, &used).await <= before {
+            replica.owed.up(&used);
+            replica.raising.drain().await.expect("carried up");
+        }
+    };
+    let (round, ()) = tokio::join!(collector.turn(), act);
+    assert_eq!(round.expect("a round").names, 9, "those of two images, but a layer that they share with this one");
+    for name in names_of(0) {
+        assert!(bucket.read(&name, LONGEST).await.expect("told").is_some(), "{name}");
+    }
+    assert_no_name_without_bytes(&bucket, "used").await;
+    // What was told before all was looked at is no news.
+    clock.advance(DAY);
+    assert!(collector.turn().await.expect("a round").names > 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_pinned_by_its_digest_keeps_all_that_it_leads_to_when_its_names_have_gone() {
     let (bucket, clock, _replica) = with_images(&[0]).await;
     for name in names_of(0) {
