@@ -85,6 +85,9 @@ pub fn start(log: &Log, coloured: Option<bool>) {
 /// What is written of the log of this process.
 type Rules = Box<dyn Filter<Registry> + Send + Sync>;
 
+/// Who asks the bucket, and tells of each time that it asks again.
+const OF_THE_BUCKET: &str = "object_store";
+
 static RULES: OnceLock<reload::Handle<Rules, Registry>> = OnceLock::new();
 
 fn boxed(level: &str) -> Rules {
@@ -98,10 +101,16 @@ pub fn change(level: &str) {
 }
 
 /// What is written: what `level` says, and of other crates nothing finer than `debug`. On `trace`
-/// those which talk to the network write headers out, and with them what nobody may read.
+/// those which talk to the network write headers out, and with them what nobody may read. How often the bucket was asked
+/// again is for who looks closely: a bucket that is away would fill the log with it.
 pub fn rules<S>(level: &str) -> impl Filter<S> + use<S> {
+    let is_close = is_detailed(level) || level.contains(OF_THE_BUCKET);
     let level = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    level.and(filter_fn(|line| line.target().starts_with("registry_mirror") || *line.level() <= Level::DEBUG))
+    level.and(filter_fn(move |line| match line.target() {
+        target if target.starts_with("registry_mirror") => true,
+        target if target.starts_with(OF_THE_BUCKET) && !is_close => false,
+        _ => *line.level() <= Level::DEBUG,
+    }))
 }
 
 /// Whether somebody wants to see more than what happens.
@@ -165,6 +174,26 @@ mod tests {
         }
         for invalid in ["", "inof", "info,", "registry_mirror=loud", "debug hyper"] {
             assert!(check_level(invalid).is_err(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn how_often_the_bucket_is_asked_again_is_for_who_looks_closely() {
+        #[derive(Clone, Default)]
+        struct Count(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+        impl<S: tracing::Subscriber> Layer<S> for Count {
+            fn on_event(&self, _: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        for (level, written) in [("info", 1), ("debug", 2), ("info,object_store=info", 2)] {
+            let count = Count::default();
+            let lines = tracing_subscriber::registry().with(count.clone().with_filter(rules(level)));
+            tracing::subscriber::with_default(lines, || {
+                tracing::info!(target: "object_store::client::retry", "again");
+                tracing::info!(target: "registry_mirror::tier", "once");
+            });
+            assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), written, "{level}");
         }
     }
 }
