@@ -159,6 +159,7 @@ series! {
     bucket_names_taken: Counter, "Names taken out of the bucket because it held more than it may";
     leases_held: Level, "Leases of fills that this replica holds, until their blobs are in the bucket";
     leases_taken_over: Counter, "Leases taken where another replica had one and no longer gives";
+    leases_of_strangers: Counter, "Leases of replicas that are not sealed with the peers_secret of this one: all need the same file";
     lease_errors: Counter, "Times that it was not known whose a lease is; the blob was fetched without";
     replica_questions: Family<OfResult, Counter>, "Questions to other replicas for blobs that they fetch, by what came of it";
     replica_received: Counter, [Bytes] "Bytes of blobs that came from other replicas";
@@ -387,6 +388,11 @@ impl Metrics {
     /// One of them was taken where another replica had had it.
     pub fn lease_taken_over(&self) {
         self.series.leases_taken_over.inc();
+    }
+
+    /// A lease is not sealed with our secret.
+    pub fn lease_of_a_stranger(&self) {
+        self.series.leases_of_strangers.inc();
     }
 
     /// The bucket did not tell whose a lease is.

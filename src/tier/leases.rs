@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use url::Url;
 
 use super::proof::{PeersKey, Question, Use};
 use super::silent::Silent;
@@ -35,6 +36,9 @@ const WORTH_TELLING: u64 = 16 << 20;
 const LONGEST: u64 = 4096;
 /// So many are held at a time; beyond, blobs are fetched without.
 const MOST: usize = 10_000;
+/// How often it is told of the same replica that it has another secret, and of how many that is known.
+const TOLD_AGAIN: Duration = Duration::from_secs(60 * 60);
+const MOST_STRANGERS: usize = 64;
 
 /// The leases of this replica, and those of others as it sees them.
 pub struct Leases {
@@ -48,6 +52,8 @@ pub struct Leases {
     known_until: OnceLock<Instant>,
     held: Mutex<HashMap<Digest, u32>>,
     silent: Silent,
+    /// Replicas that were said to have another secret, and when.
+    strangers: Mutex<HashMap<String, Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -86,7 +92,8 @@ impl Leases {
     pub fn new(bucket: Bucket, key: PeersKey, own: String, metrics: Arc<Metrics>) -> Leases {
         let (allowed, known_until, held) = (watch::Sender::new(None), OnceLock::new(), Mutex::default());
         let silent = Silent::default();
-        Leases { bucket, key, own, allowed, known_until, held, silent, metrics }
+        let strangers = Mutex::default();
+        Leases { bucket, key, own, allowed, known_until, held, silent, strangers, metrics }
     }
 
     /// Replicas whose leases lead to nothing.
@@ -167,10 +174,32 @@ impl Leases {
         };
         let lease = serde_json::from_slice::<Lease>(&object.bytes).ok().filter(|lease| {
             let fields = lease.fields(digest, epoch);
-            self.key.proves(Use::Lease, &fields.each_ref().map(String::as_str), &lease.seal)
+            let is_sealed = self.key.proves(Use::Lease, &fields.each_ref().map(String::as_str), &lease.seal);
+            if !is_sealed {
+                self.is_of_a_stranger(&lease.replica);
+            }
+            is_sealed
         });
         let theirs = lease.map(|lease| lease.replica).filter(|replica| *replica != self.own);
         theirs.map_or(Found::Nobodys, Found::Theirs)
+    }
+
+    /// A lease is sealed with another secret than ours, or with none. The log is told once in an hour for each replica.
+    fn is_of_a_stranger(&self, replica: &str) {
+        self.metrics.lease_of_a_stranger();
+        // Whoever may write in the bucket may write anything there.
+        let address =
+            Url::parse(replica).ok().and_then(|url| Some((url.host()?.to_owned(), url.port_or_known_default()?)));
+        let Some((host, port)) = address else { return };
+        let (replica, now) = (format!("{host}:{port}"), Instant::now());
+        let mut strangers = self.strangers.lock();
+        strangers.retain(|_, told| now.duration_since(*told) < TOLD_AGAIN);
+        if strangers.len() < MOST_STRANGERS && strangers.insert(replica.clone(), now).is_none() {
+            tracing::warn!(
+                replica,
+                "this replica has another peers_secret: give all replicas the same file; until then each fetches for itself what the other fetches"
+            );
+        }
     }
 
     /// The blob that we fetch has this size in bytes: the lease is good for longer.
@@ -249,6 +278,7 @@ fn is_void(written: Timestamp, size: Option<u64>, now: Timestamp) -> bool {
 mod tests {
     use super::super::settings::Settings;
     use super::*;
+    use crate::metrics::Format;
     use crate::oci::Algorithm;
 
     fn bucket() -> Bucket {
@@ -282,6 +312,27 @@ mod tests {
         let copied = first.lease(&digest, 1, None);
         bucket.write(&key_of(&digest, 7), copied).await.expect("written");
         assert_eq!(second.look(&digest, 7, &waited).await, Found::Nobodys, "the key is under the seal");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_replica_with_another_secret_is_told_of_once_in_an_hour() {
+        let (bucket, waited) = (bucket(), Waited::default());
+        let [first, second] =
+            [(1, "0123456789abcdef"), (2, "another secret ..")].map(|(n, secret)| replica(&bucket, n, secret));
+        for n in 0..3 {
+            let digest = Digest::of(Algorithm::Sha256, &[n]);
+            assert_eq!(first.take(&digest, 1, &waited).await, Found::Ours);
+            assert_eq!(second.look(&digest, 1, &waited).await, Found::Nobodys);
+        }
+        assert!(second.metrics.encode(Format::Prometheus).contains("mirror_leases_of_strangers_total 3"));
+        assert_eq!(second.strangers.lock().keys().cloned().collect::<Vec<_>>(), ["127.0.0.1:1"]);
+        second.is_of_a_stranger("no address \n of a replica");
+        assert_eq!(second.strangers.lock().len(), 1);
+        (0..2 * MOST_STRANGERS).for_each(|n| second.is_of_a_stranger(&format!("http://10.0.0.1:{n}")));
+        assert_eq!(second.strangers.lock().len(), MOST_STRANGERS);
+        tokio::time::advance(TOLD_AGAIN).await;
+        second.is_of_a_stranger("http://10.0.0.9:1");
+        assert_eq!(second.strangers.lock().len(), 1);
     }
 
     #[tokio::test]

@@ -132,6 +132,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
         ),
     ),
     ("tier/silent.rs", "known", Still("256 replicas, `no_more_are_known_to_be_silent_than_can_be_remembered`")),
+    (
+        "tier/leases.rs",
+        "strangers",
+        Still("64 for an hour, `a_replica_with_another_secret_is_told_of_once_in_an_hour`"),
+    ),
     ("tier/bucket/samples.rs", "known", Still("eight")),
     ("tier/bucket/samples.rs", "broken", Still("two")),
     (
