@@ -117,6 +117,18 @@ async fn ready(mirror: &Mirror, order: &orders::Images, doors: &Doors) -> Result
     Ok(ok(&Ready { ready: answers.iter().all(|image| image.ready), images: answers }))
 }
 
+/// The same, which says of several images to which that was not done.
+fn with_what_was_not_done(error: Error, named: &[ImageName], done: usize) -> Error {
+    const NAMED: usize = 20;
+    let left = &named[done..];
+    if named.len() < 2 {
+        return error;
+    }
+    let mut names: Vec<_> = left.iter().take(NAMED).map(ToString::to_string).collect();
+    names.extend((left.len() > NAMED).then(|| format!("and {} more", left.len() - NAMED)));
+    Error { message: format!("{}; not done to: {}", error.message, names.join(", ")), ..error }
+}
+
 async fn change(
     mirror: &Mirror,
     act: &str,
@@ -124,13 +136,14 @@ async fn change(
     noting: &mut Noting,
 ) -> Result<Response<Body>, Error> {
     let mut images = Vec::new();
-    for image in named {
+    for (done, image) in named.iter().enumerate() {
         let changed = match act {
-            "pin" => Changed { stored: Some(mirror.pin(&image).await?), ..Changed::of(&image, true) },
-            "unpin" => Changed::of(&image, mirror.unpin(&image).await?),
-            _ => mirror.forget(&image).await?,
+            "pin" => mirror.pin(image).await.map(|stored| Changed { stored: Some(stored), ..Changed::of(image, true) }),
+            "unpin" => mirror.unpin(image).await.map(|changed| Changed::of(image, changed)),
+            _ => mirror.forget(image).await,
         };
-        noting.done_to(&image, changed.changed, None);
+        let changed = changed.map_err(|error| with_what_was_not_done(error.into(), &named, done))?;
+        noting.done_to(image, changed.changed, None);
         images.push(changed);
     }
     Ok(match act {

@@ -307,6 +307,12 @@ impl Collector {
 
     /// Takes something away that is marked still; whether it was. Between the look and the end there is less time
     /// than who needs it waits.
+    ///
+    /// That holds as long as the store does what it is asked by the time that it answers, or that we stop waiting. A gateway
+    /// which carries a removal out later than [`marks::OUTLASTS`] after the look may take what somebody has found there
+    /// since, and S3 has no condition for it. Then a name is without its bytes until a replica that has them looks at all
+    /// that the tag leads to, within six hours of its use there, or somebody fetches them: pulls go on where the upstream
+    /// is, and on the disks that have them.
     async fn while_marked(&self, digest: &Digest, keys: &[&str]) -> Result<bool, Trouble> {
         let looked = Instant::now();
         let is_marked = self.bucket.mark(digest).await?.is_some();

@@ -66,7 +66,18 @@ impl Collector {
         };
         let now = self.bucket.time().unwrap_or_else(|| self.clock.now());
         let planned = tokio::task::spawn_blocking(move || eviction::plan(&stock, excess, now)).await;
-        let planned = planned.unwrap_or_default().into_iter().map(|victim| victim.digest);
+        let planned = planned.unwrap_or_default();
+        let kept = excess.saturating_sub(planned.iter().map(|victim| victim.size).sum());
+        if kept > 0 {
+            let (bucket, max_size) = (self.bucket.name(), self.max_size);
+            tracing::warn!(
+                bucket,
+                max_size,
+                beyond = kept,
+                "store.bucket.max_size is not kept: what is pinned or frozen is more than that"
+            );
+        }
+        let planned = planned.into_iter().map(|victim| victim.digest);
         let mut leaving = Leaving { victims: planned.take(MOST_AT_ONCE).collect(), looked: None };
         let mut members = self.names();
         while let Some(listed) = members.next().await.transpose()? {
