@@ -28,6 +28,11 @@ impl Conditional {
     /// [`Trouble`] when the store does not answer.
     pub async fn examine(bucket: &Bucket) -> Result<Conditional, Trouble> {
         let name = format!("probe/{:016x}", rand::random::<u64>());
+        let present = format!("{name}-present");
+        bucket.write(&present, Bytes::from_static(b"here")).await?;
+        let looked = bucket.look_for_absence(&present).await;
+        let _ = bucket.remove(&present).await;
+        looked?;
         let rounds = (0..ROUNDS).map(|round| has_one_winner(bucket, format!("{name}-{round}")));
         if try_join_all(rounds).await?.contains(&false) {
             return Ok(Conditional::Lies);

@@ -24,6 +24,19 @@ impl StoreTime {
         }
     }
 
+    /// How this machine's clock, which says this, differs from it.
+    pub(super) fn against(&self, ours: Timestamp) -> String {
+        let Some(theirs) = self.now() else { return "the clock of this machine differs from the store's".to_owned() };
+        let seconds = ours.0.abs_diff(theirs.0) / 1000;
+        let how = if ours > theirs { "ahead of" } else { "behind" };
+        let much = match seconds {
+            0..120 => format!("{seconds} s"),
+            120..7200 => format!("{} min", seconds / 60),
+            _ => format!("{} h", seconds / 3600),
+        };
+        format!("the clock of this machine is {much} {how} the store's")
+    }
+
     /// The time now; `None` before the first answer.
     pub(super) fn now(&self) -> Option<Timestamp> {
         (*self.0.lock()).map(|(told, at)| told.plus(at.elapsed()))
@@ -33,6 +46,19 @@ impl StoreTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_said_how_far_clocks_are_apart() {
+        let (time, noon) = (StoreTime::default(), Timestamp(1_700_000_000_000));
+        assert!(!time.against(noon).contains("None"));
+        time.heard(noon);
+        let told = [(90, "90 s"), (1200, "20 min"), (90_000, "25 h")].map(|(apart, much)| {
+            let apart = Duration::from_secs(apart);
+            time.against(noon.plus(apart)).contains(&format!("is {much} ahead of"))
+                && time.against(noon.minus(apart)).contains(&format!("is {much} behind"))
+        });
+        assert_eq!(told, [true; 3]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn of_dates_that_come_late_the_one_counts_that_came_soonest() {

@@ -51,15 +51,23 @@ fn insist(right: bool, what: &str) -> Result<(), Trouble> {
     if right { Ok(()) } else { Err(Trouble::Refused(format!("{what} is not what was written"))) }
 }
 
+/// What is refused says which right is missing.
+fn may(what: &str, right: &str) -> impl Fn(Trouble) -> Trouble {
+    move |trouble| match trouble {
+        Trouble::Refused(why) => Trouble::Refused(format!("the key may not {what} ({right}): {why}")),
+        trouble => trouble,
+    }
+}
+
 async fn small(bucket: &Bucket) -> Result<(), Trouble> {
     let (folder, bytes) = (format!("probe/{:016x}", rand::random::<u64>()), Bytes::from_static(b"a trial"));
     let key = format!("{folder}/a+b");
-    bucket.write(&key, bytes.clone()).await?;
-    let found = bucket.read(&key, 64).await?.map(|object| object.bytes);
+    bucket.write(&key, bytes.clone()).await.map_err(may("write", "s3:PutObject"))?;
+    let found = bucket.read(&key, 64).await.map_err(may("read", "s3:GetObject"))?.map(|object| object.bytes);
     let listed: Vec<_> = bucket.list(&folder).take(MOST_LISTED).collect().await;
-    bucket.remove(&key).await?;
+    bucket.remove(&key).await.map_err(may("delete", "s3:DeleteObject"))?;
     insist(found == Some(bytes), "what is read")?;
-    let listed = listed.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let listed = listed.into_iter().collect::<Result<Vec<_>, _>>().map_err(may("list", "s3:ListBucket"))?;
     insist(listed.iter().any(|listed| listed.key == key), "what is listed")?;
     insist(bucket.read(&key, 64).await?.is_none(), "what is left after a removal")
 }

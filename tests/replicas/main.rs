@@ -22,6 +22,7 @@ mod names;
 mod private;
 mod pushed;
 mod redirects;
+mod rights;
 mod slow;
 mod stops;
 mod trouble;

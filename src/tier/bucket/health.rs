@@ -6,6 +6,7 @@
 //! not come, nobody who can have it elsewhere asks for it before it was [looked](super::looking) whether that is over; but
 //! for what is no longer than content that was seen to come whole all the same.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use object_store::Error;
@@ -17,8 +18,9 @@ use super::delays::Delays;
 use super::flow::LEAST_A_SECOND;
 use super::listening::{MOST_OF_ANSWER, elsewhere, is_too_long};
 use super::samples::Samples;
-use super::trouble::{is_forbidden, is_no_bucket, plainly};
+use super::trouble::{is_forbidden, is_no_bucket, is_of_the_clock, may_be_absent, plainly};
 use super::{Bucket, DEADLINE, Pace, Trouble};
+use crate::clock::{Clock as _, SystemClock};
 use crate::oci::Digest;
 
 /// While it takes nothing it is tried so often at least: an object of a few bytes, for which nobody waits.
@@ -70,6 +72,8 @@ pub(super) struct Health {
     samples: Mutex<Samples>,
     /// What was wrong when it was looked at last; nothing where nobody has looked yet.
     seen: Mutex<Option<Result<(), String>>>,
+    /// Whether it says of what is absent that we may not have it.
+    hides_absence: AtomicBool,
 }
 
 impl Default for Health {
@@ -78,7 +82,8 @@ impl Default for Health {
         let [names, names_at_all, sizes, content] = [3, 3, 2, 2].map(Breaker::after);
         let [writes, leases] = [2, 2].map(|failures| Breaker::after(failures).resting(WRITES_TRIED_EVERY));
         let ([delays, reads], samples, seen) = (Default::default(), Mutex::default(), Mutex::default());
-        Health { names, names_at_all, sizes, content, writes, leases, delays, reads, samples, seen }
+        let hides_absence = AtomicBool::default();
+        Health { names, names_at_all, sizes, content, writes, leases, delays, reads, samples, seen, hides_absence }
     }
 }
 
@@ -227,6 +232,7 @@ impl Bucket {
         let absent = async {
             match answer.await {
                 Err(error) if matches!(error, Error::NotFound { .. }) && !is_no_bucket(&error) => Ok(None),
+                Err(error) if may_be_absent(&error) && self.health.hides_absence.load(Ordering::Acquire) => Ok(None),
                 answer => answer.map(Some),
             }
         };
@@ -303,6 +309,24 @@ impl Bucket {
         };
         self.failed();
         Err(trouble)
+    }
+
+    /// Finds out whether it hides from this key what is absent, as a store does from who may not list. The object under
+    /// this key is there.
+    pub(in crate::tier) async fn look_for_absence(&self, present: &str) -> Result<(), Trouble> {
+        let hidden = match self.read(&format!("{present}-absent"), 1).await {
+            Ok(_) => return Ok(()),
+            Err(hidden @ Trouble::Refused(_)) => hidden,
+            Err(trouble) => return Err(trouble),
+        };
+        self.read(present, 64).await?.ok_or(hidden)?;
+        if !self.health.hides_absence.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                bucket = self.name,
+                "the key may not list (s3:ListBucket), and what it may not have counts as absent: nothing is collected there, and `store pull` brings nothing"
+            );
+        }
+        Ok(())
     }
 
     /// Whether what began then took a part of the readers' patience.
@@ -454,6 +478,10 @@ impl Bucket {
     pub(super) fn named(&self, error: &Error) -> Trouble {
         match error {
             _ if is_no_bucket(error) => Trouble::Refused("no such bucket: make it".to_owned()),
+            _ if is_of_the_clock(error) => {
+                let clocks = self.time.against(SystemClock.now());
+                Trouble::Refused(format!("{clocks}: set it right"))
+            }
             _ if is_forbidden(error) => {
                 Trouble::Refused(format!("the key may not do that, or is wrong: {}", plainly(error)))
             }

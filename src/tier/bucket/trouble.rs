@@ -42,6 +42,17 @@ pub(super) fn is_no_bucket(error: &Error) -> bool {
     error.to_string().contains("NoSuchBucket")
 }
 
+/// Whether it is our clock that it does not like. (S3, "Error responses".)
+pub(super) fn is_of_the_clock(error: &Error) -> bool {
+    error.to_string().contains("RequestTimeTooSkewed")
+}
+
+/// Whether who asks may not have this, or may not be told that it is absent: a store that lists nothing to us says the
+/// same of both.
+pub(super) fn may_be_absent(error: &Error) -> bool {
+    matches!(error, Error::PermissionDenied { .. }) && !is_of_the_clock(error)
+}
+
 /// Whether who lists is refused: of that there is no kind of error.
 pub(super) fn is_forbidden(error: &Error) -> bool {
     let is_named = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });

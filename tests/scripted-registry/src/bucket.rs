@@ -45,6 +45,8 @@ pub enum Fault {
     Flip,
     /// The same once, and from then on all is well.
     FlipOnce,
+    /// Who asks may not list: that is refused, and so is what is absent.
+    NoList,
     /// Half of its body comes, and the head says that it is all; from then on all is well.
     HalveOnce,
 }
@@ -269,6 +271,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 Answer { body: "<Error><Code>NoSuchBucket</Code></Error>".into(), ..Answer::of(404) }
             }
             Some(Fault::LongList(length)) if is_list(&request) => return endless(stream, length, &shared).await,
+            Some(Fault::NoList) if is_list(&request) => Answer::of(403),
             Some(Fault::SameList) if is_list(&request) => again(&mut shared.state.lock().unwrap(), &request),
             _ => {
                 let mut answer = answer(&mut shared.state.lock().unwrap(), &request);
@@ -281,6 +284,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                         answer.body = body.into();
                     }
                     Some(Fault::HalveOnce) => answer.body.truncate(half),
+                    Some(Fault::NoList) if answer.status == 404 => answer = Answer::of(403),
                     _ => {}
                 }
                 answer

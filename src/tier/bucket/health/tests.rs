@@ -148,3 +148,19 @@ async fn answers_that_come_late_one_after_the_other_cost_the_patience_of_one_rea
         assert_eq!(bucket.trouble(), None, "{asked:?}");
     }
 }
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told_and_is_no_missing_right() {
+    let bucket = bucket();
+    let error = || Error::PermissionDenied {
+        path: "a".to_owned(),
+        source: "<Error><Code>RequestTimeTooSkewed</Code></Error>".into(),
+    };
+    bucket.time.heard(SystemClock.now().plus(Duration::from_secs(25 * 60 * 60 + 60)));
+    let told = bucket.named(&error()).to_string();
+    assert!(told.contains("the clock of this machine is 25 h behind the store's: set it right"), "{told}");
+    bucket.health.hides_absence.store(true, Ordering::Release);
+    assert!(bucket.patiently::<()>(Asked::Names, async { Err(error()) }).await.is_err(), "nor is anything absent");
+    let forbidden = Error::PermissionDenied { path: "a".to_owned(), source: "403".into() };
+    assert_eq!(bucket.patiently::<()>(Asked::Names, async { Err(forbidden) }).await, Ok(None));
+}
