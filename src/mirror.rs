@@ -44,6 +44,7 @@ pub use crate::metadata::Location;
 pub use answer::blobs::{BlobAnswer, Framing};
 pub use answer::body::{BlobBody, Chunk, Selected};
 pub use answer::heads::ManifestHead;
+pub use answer::led::below::Sought;
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use answer::replicas::ToReplica;

@@ -8,7 +8,7 @@ mod denied;
 mod doubtful;
 pub mod heads;
 mod lazy;
-mod led;
+pub mod led;
 pub mod lists;
 mod looked;
 pub mod manifests;
@@ -45,7 +45,8 @@ use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
 use at_hand::AtHand;
 use blobs::Blobs;
 use denied::LookedInto;
-use led::InVain;
+use led::below::Below;
+use led::questions::Questions;
 use lists::ListAnswers;
 use looked::{Looked, Turn};
 use manifests::{ManifestAnswer, Manifests};
@@ -68,8 +69,10 @@ pub(crate) struct Answers {
     lacking: Looked<(Location, Digest), Option<String>>,
     /// Whether one thing leads to another.
     leading: Looked<(Location, [Digest; 2]), bool>,
-    /// Of what tags it was asked in vain whether they do.
-    led_in_vain: InVain,
+    /// How often tags are asked whether they do.
+    questions: Questions,
+    /// What manifests lead to.
+    below: Below,
     looked_into: LookedInto,
     /// How many other replicas may get something at a time.
     for_replicas: Arc<Semaphore>,
@@ -95,9 +98,9 @@ impl Answers {
             ("manifests_in_hand", manifests.in_use.lock().len() as u64),
             negatives.table(),
             ("images_looked_at", self.lacking.len() + self.leading.len()),
-            self.led_in_vain.table(),
+            self.below.table(),
         ];
-        own.into_iter().chain(heads.tables()).chain(self.lists.tables()).collect()
+        own.into_iter().chain(self.questions.tables()).chain(heads.tables()).chain(self.lists.tables()).collect()
     }
 
     pub(super) fn new(
@@ -154,7 +157,8 @@ impl Answers {
             complete_only,
             lacking,
             leading,
-            led_in_vain: InVain::new(),
+            questions: Questions::new(),
+            below: Below::new(),
             looked_into: LookedInto::new(),
             for_replicas,
         }

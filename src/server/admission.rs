@@ -17,7 +17,7 @@ use crate::access::{
     Shown,
 };
 use crate::clients::{Asker, ClientId, Clients, TooMany};
-use crate::mirror::{Found, Location, Mirror, MirrorError, Route};
+use crate::mirror::{Found, Location, Mirror, MirrorError, Route, Sought};
 use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Digest, Reference, RegistryName, Repository, Request, Tag};
 
@@ -169,7 +169,7 @@ impl Admission {
                 guest.asker = guest.asker.clone().of_any(own.as_ref().map(|own| self.authenticator.client_of(own)));
                 Ok(if said == Said::Yes { pending.granted(own) } else { pending.by_grace(own) })
             }
-            Decision::ByTag(claim) => self.by_tag(guest, mirror, found, reference.as_ref(), &claim).await,
+            Decision::ByTag(claim) => self.by_tag(guest, mirror, found, request, &claim).await,
             Decision::Refused(refusal) => Err(Rejected::Refused(refusal)),
         }
     }
@@ -324,21 +324,22 @@ impl Admission {
         guest: &Guest,
         mirror: &Mirror,
         found: &Found,
-        reference: Option<&Reference>,
+        request: &Request,
         claim: &Claim,
     ) -> Result<Permit, Rejected> {
         let refused = || Rejected::Refused(claim.refused());
-        let Some(Reference::Digest(digest)) = reference else { return Err(refused()) };
+        let Some(Reference::Digest(digest)) = request.reference() else { return Err(refused()) };
         let tags = claim.tags().cloned().collect();
-        let mut leads = mirror.tag_that_leads(found.location(), tags, *digest).await;
+        let mut leads = mirror.tag_that_leads(found.location(), tags, digest).await;
         if leads.is_none() {
             let before = claim.led_before(&self.led, Instant::now().into_std());
-            if let Some(tag) = mirror.tag_that_led(found.location(), before, *digest).await {
+            if let Some(tag) = mirror.tag_that_led(found.location(), before, digest).await {
                 return claim.led_by(&tag).map_err(Rejected::Refused);
             }
             let way = |permit| Some(found.clone().permitted(permit)?.asked_by(guest.asker.clone()));
             let ways = claim.by_themselves().into_iter().filter_map(|(tag, permit)| Some((tag, way(permit)?)));
-            let asked = mirror.tag_that_turns_out_to_lead(ways.collect(), *digest);
+            let sought = Sought { digest, is_manifest: !matches!(request, Request::Blob { .. }) };
+            let asked = mirror.tag_that_turns_out_to_lead(ways.collect(), sought);
             leads = Box::pin(asked).await.map_err(Rejected::Unknown)?;
         }
         let (tag, manifest) = leads.ok_or_else(refused)?;

@@ -216,14 +216,42 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("1,000", "mirror_entries{table=images_looked_at}", "of_what_was_seen_of_images_so_much_is_kept"),
     ),
     (
-        "mirror/answer/led.rs",
-        "InVain",
+        "mirror/answer/led/questions.rs",
+        "in_vain",
         Bounded(
             "10,000",
             "mirror_entries{table=led_in_vain}",
-            "a_tag_asked_for_in_vain_is_left_alone_for_a_while_and_so_many_are_remembered",
+            "so_many_questions_are_remembered_and_who_comes_last_is_among_them",
         ),
     ),
+    (
+        "mirror/answer/led/questions.rs",
+        "taken",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=led_askers}",
+            "so_many_questions_are_remembered_and_who_comes_last_is_among_them",
+        ),
+    ),
+    (
+        "mirror/answer/led/questions.rs",
+        "latest",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=led_asked}",
+            "so_many_questions_are_remembered_and_who_comes_last_is_among_them",
+        ),
+    ),
+    (
+        "mirror/answer/led/below.rs",
+        "Below",
+        Bounded(
+            "100,000 digests, for 300 s",
+            "mirror_entries{table=led_below}",
+            "of_what_indexes_lead_to_so_much_is_remembered",
+        ),
+    ),
+    ("mirror/answer/led/below.rs", "begun", ONE_CALL),
     (
         "mirror/recall/sizes.rs",
         "known",

@@ -149,7 +149,8 @@ async fn who_may_read_a_tag_alone_gets_what_it_leads_to_on_whichever_replica_he_
     for (part, method) in parts.iter().flat_map(|part| ["GET", "HEAD"].map(|method| (part, method))) {
         let replica = start(&scene).await;
         assert_eq!(ask(&replica, method, "ann", part).await, 200, "upstream is away: {method} {part}");
-        assert_eq!(ask(&replica, method, "ann", &format!("manifests/{}", other.manifest.digest)).await, 403);
+        // The tag may lead there by now, and nobody can say.
+        assert_eq!(ask(&replica, method, "ann", &format!("manifests/{}", other.manifest.digest)).await, 503);
     }
 }
 

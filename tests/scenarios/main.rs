@@ -4,6 +4,7 @@
 
 mod abandoned;
 mod access_among;
+mod access_asked;
 mod access_audit;
 mod access_callers;
 mod access_doors;

@@ -275,6 +275,19 @@ impl Tags {
         remembered.conclusive && self.policy_for(route).serves(remembered.checked_at, self.clock.now())
     }
 
+    /// Whether he gets what the tag leads to, to whom every type is right, without a question.
+    pub(super) fn needs_no_question(&self, route: &Route, tag: &Tag) -> bool {
+        let (location, tag, accept) = (route.location.clone(), tag.clone(), AcceptSet::everything());
+        let is_fresh = |key: &TagKey| self.remembered(key).is_some_and(|remembered| self.is_fresh(route, &remembered));
+        self.frozen(&location, &tag).is_some() || is_fresh(&TagKey { location, tag, accept })
+    }
+
+    /// Whether a tag that was asked for then counts as leading where it led, for as long as tags are fresh, and `at_least`.
+    pub(super) fn is_recent(&self, checked_at: Timestamp, at_least: Duration) -> bool {
+        let tag_ttl = self.policy.tag_ttl.max(at_least);
+        Policy { tag_ttl, ..self.policy }.serves(checked_at, self.clock.now())
+    }
+
     /// The rules for who comes by this way.
     fn policy_for(&self, route: &Route) -> Policy {
         Policy { tag_ttl: route.fresh_for(self.policy.tag_ttl), ..self.policy }

@@ -16,12 +16,21 @@ pub(super) struct Pointer {
     pub(super) manifest: Descriptor,
     /// What others were told after that, which this is not: it is current where it is an index that names all of them.
     pub(super) told_since: Vec<Digest>,
+    /// Whether the tag was asked for lately enough, for whatever types, that nobody need be asked.
+    pub(super) is_known: bool,
 }
 
 impl Pointer {
     /// One that holds whatever anybody was told.
     pub(super) fn fixed(manifest: Descriptor) -> Pointer {
-        Pointer { accept: AcceptSet::everything(), manifest, told_since: Vec::new() }
+        Pointer { accept: AcceptSet::everything(), manifest, told_since: Vec::new(), is_known: true }
+    }
+
+    /// The registry has just told this.
+    pub(super) fn is_told_after(&mut self, manifest: Digest) {
+        if self.manifest.digest != manifest && !self.told_since.contains(&manifest) {
+            self.told_since.push(manifest);
+        }
     }
 
     /// Whether it may be what the registry says now, to whom it is said, although something else was told since.
@@ -45,7 +54,7 @@ pub(super) fn compared(
         let mut told_since: Vec<_> = later.chain(head).filter(|other| *other != digest).collect();
         told_since.sort_unstable();
         told_since.dedup();
-        Pointer { accept: accept.clone(), manifest: record.descriptor.clone(), told_since }
+        Pointer { accept: accept.clone(), manifest: record.descriptor.clone(), told_since, is_known: false }
     };
     records.iter().map(pointer).collect()
 }
@@ -95,5 +104,11 @@ mod tests {
             [(AcceptSet::default(), record("index", 5, None)), (AcceptSet::everything(), record("x", 6, None))];
         let above: Vec<_> = compared(&records, None, None).iter().map(Pointer::may_be_above).collect();
         assert_eq!(above, [true, false]);
+        let mut pointer = compared(&records, None, None).remove(1);
+        pointer.is_told_after(digest("x"));
+        assert_eq!(pointer.told_since, [], "it is that");
+        pointer.is_told_after(digest("y"));
+        pointer.is_told_after(digest("y"));
+        assert_eq!(pointer.told_since, [digest("y")]);
     }
 }
