@@ -3,12 +3,13 @@
 //! [`Bucket`] is the one place that knows `object_store`; its methods speak of keys, which are the names of files
 //! below the store, and of digests. Whoever reads waits for it no longer than his patience. [`Raising`] carries up
 //! what is [`owed`](crate::owed). [`Leases`] say which replica fetches a blob,
-//! [`marks`] what is to leave the bucket. The use case holds a bucket as it holds a port: what is exchanged in tests is the
+//! [`marks`] what is to leave the bucket, and [`claims`] what leaves it just now. The use case holds a bucket as it holds a port: what is exchanged in tests is the
 //! object store inside. Truth: an object under a digest was hashed on its way there; what comes from one is hashed
 //! again by whoever keeps it.
 
 mod breaker;
 mod bucket;
+pub mod claims;
 mod conditional;
 mod doubted;
 mod inventory;

@@ -105,6 +105,8 @@ impl fmt::Debug for Reading {
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn Objects>,
+    /// The same, which sends everything once.
+    once: Arc<dyn Objects>,
     signer: Option<Arc<dyn Signer>>,
     name: String,
     prefix: String,
@@ -149,8 +151,8 @@ impl Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
         let (health, lists, doubted) = (Arc::default(), Arc::default(), Arc::default());
         let (signer, metrics) = (None, None);
-        let pace = Pace::Helps;
-        Bucket { store, signer, name, prefix, patience, pace, health, time, lists, doubted, metrics }
+        let (pace, once) = (Pace::Helps, Arc::clone(&store));
+        Bucket { store, once, signer, name, prefix, patience, pace, health, time, lists, doubted, metrics }
     }
 
     /// The same for who asks at this pace.
@@ -396,6 +398,15 @@ impl Bucket {
     pub async fn remove(&self, key: &str) -> Result<(), Trouble> {
         let path = self.path(key)?;
         self.taken_away(self.store.delete(&path)).await
+    }
+
+    /// The same, sent once: where this is answered, nothing of it is under way any more.
+    ///
+    /// # Errors
+    /// [`Trouble`]; it may still come to pass.
+    pub async fn remove_for_certain(&self, key: &str) -> Result<(), Trouble> {
+        let path = self.path(key)?;
+        self.taken_away(self.once.delete(&path)).await
     }
 
     fn path(&self, key: &str) -> Result<Path, Trouble> {

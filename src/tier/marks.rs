@@ -1,10 +1,7 @@
 //! Marks: what the collector means to take out of the bucket, `collector/marks/<algorithm>/<hex>`.
 //!
-//! It takes nothing away that has none any more, and looks no longer before it does than [`OUTLASTS`]. So whoever
-//! needs something writes its name first, takes the mark away if there is one, waits for as long, and looks what is
-//! there. Truth: a name that is in the bucket keeps its bytes.
-
-use std::time::Duration;
+//! It takes nothing away that has none any more when it has [claimed](super::claims) it. So whoever needs something takes
+//! the mark away if there is one, looks whether it is claimed, and then what is there.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,8 +13,6 @@ use crate::oci::Digest;
 pub const FOLDER: &str = "collector/marks";
 /// Where it is written down that content was used.
 pub const USED: &str = "usage";
-/// Between the last look whether there is a mark and what is done because of it there is less than this.
-pub const OUTLASTS: Duration = Duration::from_secs(90);
 /// No mark is longer, in bytes.
 const LONGEST: u64 = 1024;
 
@@ -49,15 +44,14 @@ impl Bucket {
         Ok(found.map(|found| serde_json::from_slice(&found.bytes).unwrap_or(Mark { marked_at: Timestamp(u64::MAX) })))
     }
 
-    /// Takes the mark away: it is needed. Whether there was one; then the collector may be about to take it.
+    /// Takes the mark away, if there is one: it is needed.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub(super) async fn spare(&self, digest: &Digest) -> Result<bool, Trouble> {
-        let is_marked = self.mark(digest).await?.is_some();
-        if is_marked {
+    pub(crate) async fn spare(&self, digest: &Digest) -> Result<(), Trouble> {
+        if self.mark(digest).await?.is_some() {
             self.remove(&mark_of(digest)).await?;
         }
-        Ok(is_marked)
+        Ok(())
     }
 }

@@ -3,8 +3,8 @@
 //! A few keys at a time, the oldest first. Where the bucket does not take something, it and all else of its kind waits,
 //! half a minute at most, and nothing is forgotten: names do not wait for content that is refused. What a kill left of
 //! an upload is aborted. Truth: a blob appears in the bucket only when the bytes that went up have its digest; of small
-//! objects that two replicas write `merge` says what stands; what a name needs is there, or goes up after it, whatever
-//! the collector takes meanwhile.
+//! objects that two replicas write `merge` says what stands; what a name needs is there, or goes up after it; what a
+//! collector takes just now is owed until that is over, and goes up before the names that need it.
 
 mod contents;
 mod ending;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use self::ending::Held;
 use self::going::{Going, LONGEST_REST};
 use super::inventory::{self, Lost, digest_of};
-use super::{Bucket, Conditional, Leases, Pace, Trouble, marks};
+use super::{Bucket, Conditional, Leases, Pace, Trouble, claims, marks};
 use crate::blob_store::BlobStore;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Raising {
 enum Went {
     /// It is as it should be.
     Up,
-    /// A collector may be about to take what it is about: it is looked at again when that is over.
+    /// A collector takes what it is about just now: it is looked at again when that is over.
     Rests,
 }
 
@@ -387,7 +387,7 @@ impl Raising {
                 Ok(())
             }
             Ok(Went::Rests) => {
-                self.owed.rest(task, Instant::now() + marks::OUTLASTS);
+                self.owed.rest(task, Instant::now() + claims::LOOK_EVERY);
                 Ok(())
             }
             Err(Trouble::Unfit(why)) => {

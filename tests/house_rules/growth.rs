@@ -462,6 +462,12 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("100,000, for 20 h", "mirror_entries{table=bucket_used}", "made_up_names_do_not_fill_the_memory"),
     ),
     ("mirror/keep/collector/excess.rs", "victims", Still("lives for one round, and no longer than 100,000")),
+    (
+        "mirror/keep/collector.rs",
+        "left",
+        Still("1,000 claims of which nobody said that they are over; others find the rest"),
+    ),
+    ("mirror/keep/collector/taking.rs", "keys", Still("lives for one claim of 64 names")),
     ("mirror/keep/collector/excess.rs", "used", Still("lives for one round, and no longer than 1,000,000")),
     ("mirror/keep/collector/excess.rs", "members", Still("lives for one round, and no longer than 1,000,000")),
     ("mirror/keep/collector/excess.rs", "pinned", OPERATOR),

@@ -225,11 +225,14 @@ impl From<CatalogError> for Error {
             CatalogError::Metadata(_) => Code::Metadata,
             CatalogError::NotToBeHad { failure: Failure::NotFound, .. } => Code::NotFound,
             CatalogError::NotToBeHad { failure: Failure::Refused, .. } => Code::Refused,
-            CatalogError::NotToBeHad { .. } => Code::Failed,
+            CatalogError::NotToBeHad { .. } | CatalogError::NotKept { .. } => Code::Failed,
         };
         let said = Error::new(code, error.to_string());
         match error {
             CatalogError::Unknown(image) => said.with_hint(format!("get it with: registry-mirror pull {image}")),
+            CatalogError::NotKept { image, .. } => {
+                said.with_hint(format!("what is said stands; bring it back with: registry-mirror pull {image}"))
+            }
             CatalogError::NotToBeHad { failure: Failure::Unavailable, .. } => {
                 said.with_hint("freeze it again when the upstream answers")
             }

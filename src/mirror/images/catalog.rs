@@ -41,6 +41,14 @@ pub enum CatalogError {
         /// The same for people.
         reason: String,
     },
+    /// A part of what is to be kept left the bucket before that was known there, or may have, and cannot be fetched.
+    #[error("{image} may not be kept whole: {reason}")]
+    NotKept {
+        /// What.
+        image: String,
+        /// Why.
+        reason: String,
+    },
     /// The command needs a tag.
     #[error("{0} names a digest, which never changes; a tag can be frozen and has a history")]
     NotATag(String),

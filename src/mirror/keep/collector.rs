@@ -10,25 +10,29 @@ mod excess;
 pub mod fate;
 mod lease;
 mod lists;
+mod taking;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::fate::{Fate, Marked, Seen, fate};
+use self::taking::{AT_A_TIME, Left};
 use crate::blob_store::key_of;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::metadata::names::{self, Name};
 use crate::metadata::{Pin, TagRecord};
 use crate::metrics::Metrics;
 use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE};
 use crate::oci::{Algorithm, Digest, Manifest, Reference};
-use crate::tier::marks::{self, FOLDER, Mark, USED, mark_of, use_of};
+use crate::tier::marks::{FOLDER, Mark, USED, mark_of, use_of};
 use crate::tier::{Bucket, Listed, Trouble, remove_void};
 
 /// How often it is looked whether a round is due.
@@ -38,8 +42,8 @@ const ROUND_EVERY: Duration = Duration::from_secs(6 * 60 * 60);
 const ROUND_AT_MOST: Duration = Duration::from_secs(3 * 60 * 60);
 /// So much content is looked at at a time.
 const PAGE: usize = 100_000;
-/// What the last looks before something is taken away may take, and taking it: less than who needs it waits.
-const LAST_LOOKS: Duration = Duration::from_secs(30);
+/// So much is asked of the bucket at a time.
+const AT_ONCE: usize = 16;
 /// What was used longer ago is as old as what never was.
 const USES_KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// No name is longer, in bytes.
@@ -47,8 +51,8 @@ const LONGEST: u64 = 2 << 20;
 /// In between pins and what tags stand for are looked at anew, so often, while content is deleted.
 const LOOK_AT_NAMES: Duration = Duration::from_secs(10 * 60);
 const BLOBS: &str = "blobs";
-/// It is listed behind all names: no upstream is called so.
-const LAST: &str = "repositories/~/last";
+/// In it lies what is listed behind all names, by rounds: no upstream is called so.
+const LAST: &str = "repositories/~";
 
 /// Goes round the bucket.
 pub struct Collector {
@@ -60,6 +64,9 @@ pub struct Collector {
     /// What lists may take there, in bytes.
     most_lists: u64,
     page: usize,
+    /// Which round is ours: the epoch of the last lease that we took.
+    round: AtomicU64,
+    left: Mutex<Vec<Left>>,
 }
 
 impl std::fmt::Debug for Collector {
@@ -101,7 +108,8 @@ pub struct Round {
 impl Collector {
     /// For a bucket that may hold so many bytes; 0 is no bound.
     pub fn new(bucket: Bucket, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, max_size: u64) -> Collector {
-        Collector { bucket, clock, metrics, max_size, most_lists: lists::MOST, page: PAGE }
+        let (round, left) = (AtomicU64::default(), Mutex::default());
+        Collector { bucket, clock, metrics, max_size, most_lists: lists::MOST, page: PAGE, round, left }
     }
 
     /// Goes round when a round is due, while `may` says that something may be deleted, until the future is dropped.
@@ -109,6 +117,9 @@ impl Collector {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if may() && self.bucket.is_well() {
+                if let Err(trouble) = self.let_go_of_left().await {
+                    tracing::debug!(%trouble, "claims of the collector stand");
+                }
                 self.turn().await;
             }
         }
@@ -117,9 +128,8 @@ impl Collector {
     /// Goes round if it is time and nobody else does; what came of it.
     pub async fn turn(&self) -> Option<Round> {
         let taken = lease::take(&self.bucket, self.clock.now(), ROUND_EVERY).await;
-        if !taken.inspect_err(|trouble| tracing::debug!(%trouble, "it is not known whose round it is")).ok()? {
-            return None;
-        }
+        let taken = taken.inspect_err(|trouble| tracing::debug!(%trouble, "it is not known whose round it is")).ok()?;
+        self.round.store(taken?, Ordering::Relaxed);
         let mut round = Round::default();
         let trouble = match tokio::time::timeout(ROUND_AT_MOST, self.round(&mut round)).await {
             Ok(gone) => gone.err().map(|trouble| trouble.to_string()),
@@ -150,20 +160,44 @@ impl Collector {
 
     async fn round(&self, round: &mut Round) -> Result<(), Trouble> {
         round.left_over = self.bucket.abort_old().await? + remove_void(&self.bucket).await?;
+        self.let_go_of_old().await?;
+        self.forget_lasts().await?;
         // A store that leaves names out of its lists would have all deleted that they need.
-        self.bucket.write(LAST, Bytes::from_static(b"{}")).await?;
+        self.bucket.write(&self.last(), Bytes::from_static(b"{}")).await?;
         let went = self.through(round).await;
-        self.bucket.remove(LAST).await?;
+        self.bucket.remove(&self.last()).await?;
         went
+    }
+
+    /// What rounds left that were broken off.
+    async fn forget_lasts(&self) -> Result<(), Trouble> {
+        let mut lasts = self.bucket.list(LAST);
+        while let Some(listed) = lasts.next().await.transpose()? {
+            let age = self.bucket.time().and_then(|now| listed.modified.age(now));
+            if age.is_some_and(|age| age >= ROUND_EVERY) {
+                self.bucket.remove(&listed.key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn round_number(&self) -> u64 {
+        self.round.load(Ordering::Relaxed)
+    }
+
+    /// What has to be listed behind all names in our round, and in no other.
+    fn last(&self) -> String {
+        // Behind those of rounds before.
+        format!("{LAST}/{:020}", self.round_number())
     }
 
     /// All names, and an error in the end where these are not all.
     fn names(&self) -> BoxStream<'static, Result<Listed, Trouble>> {
-        self.bucket.list_to(names::REPOSITORIES, LAST)
+        self.bucket.list_to(names::REPOSITORIES, &self.last())
     }
 
     async fn through(&self, round: &mut Round) -> Result<(), Trouble> {
-        let mut blobs = self.bucket.list(BLOBS).fuse().boxed();
+        let mut blobs = self.bucket.list_in_order(BLOBS).fuse().boxed();
         loop {
             let mut page = self.page(&mut blobs).await?;
             if page.is_empty() {
@@ -190,7 +224,7 @@ impl Collector {
 
     /// What else there is about it: marks first, names last.
     async fn look_at(&self, page: &mut HashMap<Digest, Seen>) -> Result<(), Trouble> {
-        let mut marks = self.bucket.list(FOLDER);
+        let mut marks = self.bucket.list_in_order(FOLDER);
         while let Some(listed) = marks.next().await.transpose()? {
             if let Some((digest, seen)) =
                 digest_in(&listed.key, FOLDER).and_then(|digest| Some((digest, page.get_mut(&digest)?)))
@@ -199,7 +233,7 @@ impl Collector {
                 seen.mark = mark.map(|mark| Marked { at: mark.marked_at, written: listed.modified });
             }
         }
-        let mut uses = self.bucket.list(USED);
+        let mut uses = self.bucket.list_in_order(USED);
         while let Some(listed) = uses.next().await.transpose()? {
             if let Some(seen) = digest_in(&listed.key, USED).and_then(|digest| page.get_mut(&digest)) {
                 seen.used = Some(listed.modified);
@@ -249,13 +283,9 @@ impl Collector {
                 self.keep_what_tags_need(&mut due).await?;
                 looked = Some(Instant::now());
             }
-            let Some(digest) = due.keys().next().copied() else { break };
-            let Some(seen) = due.remove(&digest) else { break };
-            if self.delete(&digest, &seen).await? {
-                round.deleted += 1;
-                round.freed += seen.size;
-                round.unnamed -= seen.size;
-            }
+            let some: Vec<_> = due.keys().take(AT_A_TIME).copied().collect();
+            let some = some.into_iter().filter_map(|digest| due.remove_entry(&digest)).collect();
+            self.delete(some, round).await?;
         }
         Ok(())
     }
@@ -305,50 +335,33 @@ impl Collector {
         self.bucket.write(&mark_of(digest), serde_json::to_vec(&mark).unwrap_or_default().into()).await
     }
 
-    /// Takes something away that is marked still; whether it was. Between the look and the end there is less time
-    /// than who needs it waits.
-    ///
-    /// That holds as long as the store does what it is asked by the time that it answers, or that we stop waiting. A gateway
-    /// which carries a removal out later than [`marks::OUTLASTS`] after the look may take what somebody has found there
-    /// since, and S3 has no condition for it. Then a name is without its bytes until a replica that has them looks at all
-    /// that the tag leads to, within six hours of its use there, or somebody fetches them: pulls go on where the upstream
-    /// is, and on the disks that have them.
-    async fn while_marked(&self, digest: &Digest, keys: &[&str]) -> Result<bool, Trouble> {
-        let looked = Instant::now();
-        let is_marked = self.bucket.mark(digest).await?.is_some();
-        if !is_marked || looked.elapsed() > LAST_LOOKS {
-            return Ok(false);
-        }
-        let taking = async {
-            for key in keys {
-                self.bucket.remove(key).await?;
+    /// Deletes what of this nobody has spared. Who comes to need it takes its mark away, or says that it is used.
+    async fn delete(&self, some: Vec<(Digest, Seen)>, round: &mut Round) -> Result<(), Trouble> {
+        let mut claimed = self.claim(some.iter().map(|(digest, _)| key_of(digest)).collect()).await?;
+        for (digest, seen) in some {
+            let blob = key_of(&digest);
+            if claimed.has(&blob) && self.is_spared_by_nobody(&digest, None).await? && claimed.take(&blob).await? {
+                round.deleted += 1;
+                round.freed += seen.size;
+                round.unnamed -= seen.size;
+                for key in [use_of(&digest), mark_of(&digest)] {
+                    self.bucket.remove(&key).await?;
+                }
             }
-            Ok(())
-        };
-        let late = || Trouble::Away("what was to be deleted took too long".to_owned());
-        let left = marks::OUTLASTS.saturating_sub(looked.elapsed() + LAST_LOOKS);
-        tokio::time::timeout(left, taking).await.map_err(|_| late())?.map(|()| true)
+        }
+        claimed.let_go().await
     }
 
-    async fn delete(&self, digest: &Digest, seen: &Seen) -> Result<bool, Trouble> {
-        let used = self.bucket.read(&use_of(digest), LONGEST).await?.map(|used| used.modified);
-        if used > seen.mark.map(|mark| mark.written) {
-            return Ok(false);
-        }
-        let blob = key_of(digest);
-        if !self.while_marked(digest, &[&blob]).await? {
-            return Ok(false);
-        }
-        // Its mark goes last: as long as there is one, who needs the content looks whether that is there.
-        for key in [use_of(digest), mark_of(digest)] {
-            self.bucket.remove(&key).await?;
-        }
-        Ok(true)
+    /// Whether it is marked still, and was not used since, nor since what was known of that before.
+    async fn is_spared_by_nobody(&self, digest: &Digest, known: Option<Timestamp>) -> Result<bool, Trouble> {
+        let Some(mark) = self.bucket.read(&mark_of(digest), LONGEST).await? else { return Ok(false) };
+        let used = self.bucket.read(&use_of(digest), LONGEST).await?;
+        Ok(used.is_none_or(|used| !fate::was_used_since(used.modified, mark.modified, known)))
     }
 
     /// Marks of what is not there, and words of use that are too old to tell.
     async fn forget_marks(&self) -> Result<(), Trouble> {
-        let mut marks = self.bucket.list(FOLDER);
+        let mut marks = self.bucket.list_in_order(FOLDER);
         while let Some(listed) = marks.next().await.transpose()? {
             if let Some(digest) = digest_in(&listed.key, FOLDER)
                 && self.bucket.stat(&digest).await?.is_none()
@@ -356,7 +369,7 @@ impl Collector {
                 self.bucket.remove(&listed.key).await?;
             }
         }
-        let mut uses = self.bucket.list(USED);
+        let mut uses = self.bucket.list_in_order(USED);
         while let Some(listed) = uses.next().await.transpose()? {
             if self.bucket.time().and_then(|now| listed.modified.age(now)).is_some_and(|age| age > USES_KEPT) {
                 self.bucket.remove(&listed.key).await?;

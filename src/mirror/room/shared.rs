@@ -162,7 +162,10 @@ impl Shared {
 
     /// Content is about to be stored that comes from the bucket.
     pub(crate) fn quiet(&self, digest: &Digest) -> Quiet {
-        self.used(digest);
+        // That its names are there is seen to when it is served.
+        if self.is_bounded && !self.used.contains_key(digest) {
+            self.owed.up(&use_of(digest));
+        }
         self.owed.quiet(&key_of(digest))
     }
 
@@ -183,15 +186,15 @@ impl Shared {
     }
 
     /// The bucket is told now and again which images are used, also as long as it has no bound: once it gets one, those go
-    /// that were used least. Where it has one, what is used has its names there, too, whatever was taken out of it while
-    /// nobody used it.
+    /// that were used least. What is used has its names there, too, whatever was taken out of it while nobody used it, and
+    /// whatever a store lost: of images all that they lead to.
     pub(crate) fn tell_uses(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
         for (digest, _) in uses.iter().filter(|(digest, _)| self.is_news(digest)) {
             let holders = self.metadata.holders(digest)?;
             if self.is_bounded || holders.iter().any(|(_, member)| !member.descriptor.is_of_blob()) {
                 self.owed.up(&use_of(digest));
             }
-            for (location, _) in holders.iter().filter(|_| self.is_bounded) {
+            for (location, _) in holders.iter().filter(|(_, of)| self.is_bounded || !of.descriptor.is_of_blob()) {
                 self.owed.up(&names::member(location, digest));
             }
         }
@@ -372,7 +375,13 @@ impl Shared {
             let is_readable = history != Some(Recalled::Unread);
             let _quiet = is_readable.then(|| self.owed.quiet(&names::history(&key.location, &key.tag)));
             let location = key.location.clone();
-            taken |= self.take_over(&name, move |metadata| metadata.put_tag(&key, &record)).await;
+            let is_new = here.is_none_or(|here| here.descriptor.digest != record.descriptor.digest);
+            let is_taken = self.take_over(&name, move |metadata| metadata.put_tag(&key, &record)).await;
+            if is_taken && is_new && self.is_bounded {
+                // It is used: a collector may be about to take it.
+                self.owed.up(&name);
+            }
+            taken |= is_taken;
             tracing::debug!(%location, name, %digest, "taken over from the bucket");
         }
         taken

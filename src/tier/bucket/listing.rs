@@ -38,25 +38,39 @@ struct Listing {
     until: u64,
     /// What has to come: without it not all came.
     last: Option<String>,
+    /// The key that came last, where what comes has to be in order.
+    in_order: Option<String>,
 }
 
 impl Bucket {
     /// Every object below `folder`; ends at the first trouble, also where there is more than any bucket has. For
     /// housekeeping, never for a request.
     pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
-        self.listing(folder, None)
+        self.listing(folder, None, None)
+    }
+
+    /// The same for who deletes what is not listed: each key has to come behind all before it, as stores list by the order
+    /// of their bytes. One that comes twice, or too late, says that another page is not what was asked for. That a page
+    /// lacks keys in its middle cannot be found out.
+    pub fn list_in_order(&self, folder: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
+        self.listing(folder, None, Some(String::new()))
     }
 
     /// The same of a folder that has this object behind all others: where that does not come, the list is not believed.
     pub fn list_to(&self, folder: &str, last: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
-        self.listing(folder, Some(last.to_owned()))
+        self.listing(folder, Some(last.to_owned()), Some(String::new()))
     }
 
-    fn listing(&self, folder: &str, last: Option<String>) -> BoxStream<'static, Result<Listed, Trouble>> {
+    fn listing(
+        &self,
+        folder: &str,
+        last: Option<String>,
+        in_order: Option<String>,
+    ) -> BoxStream<'static, Result<Listed, Trouble>> {
         let Ok(path) = self.path(folder) else { return stream::empty().boxed() };
         let (bucket, pages) = (self.clone(), self.store.list(Some(&path)));
         let (before, until) = (String::new(), 1);
-        let listing = Listing { bucket, pages, came: 0, waited: Duration::ZERO, before, until, last };
+        let listing = Listing { bucket, pages, came: 0, waited: Duration::ZERO, before, until, last, in_order };
         stream::unfold(Some(listing), async |listing| listing?.next().await).boxed()
     }
 
@@ -119,6 +133,12 @@ impl Listing {
     fn goes_on(&mut self, key: &str) -> Result<(), String> {
         self.came += 1;
         self.last.take_if(|last| last == key);
+        if let Some(before) = &mut self.in_order {
+            if *key <= **before {
+                return Err(format!("it does not list in order, after {} objects", self.came));
+            }
+            key.clone_into(before);
+        }
         if key == self.before {
             return Err(format!("it lists the same again and again, after {} objects", self.came));
         }
@@ -162,6 +182,7 @@ mod tests {
             before: String::new(),
             until: 1,
             last: None,
+            in_order: None,
         };
         let mut listed = stream::unfold(Some(listing), async |listing| listing?.next().await).boxed();
         let mut came = 0;
@@ -217,7 +238,31 @@ mod tests {
             before: String::new(),
             until: 0,
             last: None,
+            in_order: None,
         };
         assert!(listing.goes_on("a").is_ok() && listing.goes_on("b").is_err());
+    }
+
+    #[test]
+    fn what_does_not_come_in_order_is_not_believed_by_who_deletes_what_is_not_listed() {
+        for (in_order, keys, is_believed) in [
+            (Some(""), ["a/1-b/x", "a/1/x", "a/10"], true),
+            (Some(""), ["a/1", "a/3", "a/2"], false),
+            (Some(""), ["a/1", "a/2", "a/2"], false),
+            (None, ["a/1", "a/3", "a/2"], true),
+        ] {
+            let mut listing = Listing {
+                bucket: Bucket::in_memory(&Settings::for_tests()),
+                pages: stream::empty().boxed(),
+                came: 0,
+                waited: Duration::ZERO,
+                before: String::new(),
+                until: 1,
+                last: None,
+                in_order: in_order.map(str::to_owned),
+            };
+            let came: Vec<_> = keys.iter().map(|key| listing.goes_on(key).is_ok()).collect();
+            assert_eq!(came, [true, true, is_believed], "{keys:?}");
+        }
     }
 }

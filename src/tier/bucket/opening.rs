@@ -70,9 +70,11 @@ impl Bucket {
             None => builder = builder.with_virtual_hosted_style_request(!settings.name.contains('.')),
         }
         builder = as_somebody(builder, &settings.credentials, env)?;
-        let store = builder.build().map_err(|error| OpenError::Settings(error.to_string()))?;
-        let store = Arc::new(store);
-        Ok(Bucket { signer: Some(Arc::clone(&store) as _), ..Bucket::of(store, settings, time) })
+        let no_more = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+        let wrong = |error: object_store::Error| OpenError::Settings(error.to_string());
+        let once = Arc::new(builder.clone().with_retry(no_more).build().map_err(wrong)?);
+        let store = Arc::new(builder.build().map_err(wrong)?);
+        Ok(Bucket { signer: Some(Arc::clone(&store) as _), once, ..Bucket::of(store, settings, time) })
     }
 }
 

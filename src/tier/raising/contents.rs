@@ -13,7 +13,8 @@ impl Raising {
     pub(super) async fn blob(&self, name: &str, order: Order) -> Result<Went, Trouble> {
         let Some(digest) = digest_of(name) else { return Ok(Went::Up) };
         // Before it is looked whether it is there.
-        if self.bucket.spare(&digest).await? {
+        self.bucket.spare(&digest).await?;
+        if self.bucket.is_going(&key_of(&digest)).await? {
             return Ok(Went::Rests);
         }
         let _place = self.places.acquire().await;

@@ -138,6 +138,11 @@ impl Going {
         (self.in_vain, self.took) = (0, Instant::now());
     }
 
+    /// Whether this was not taken when it was tried last.
+    pub(super) fn is_refused(&self, key: &str) -> bool {
+        self.refused.contains_key(key)
+    }
+
     /// Whether it took nothing of all that was tried since it took something.
     pub(super) const fn takes_nothing(&self) -> bool {
         self.in_vain >= IN_VAIN

@@ -1,14 +1,18 @@
 //! What operators say of images: kept whatever happens, frozen, forgotten. With a bucket it is told there first, and
 //! not done where that fails: what an operator asks for is for all replicas.
 
-use super::{Catalog, CatalogError, Forgotten, Found, fittest, parts};
+use std::collections::HashSet;
+
+use tokio::sync::mpsc;
+
+use super::{Catalog, CatalogError, Forgotten, Found, fittest};
 use crate::blob_store::key_of;
 use crate::documents::Changed;
-use crate::graph::image;
+use crate::graph::image::{self, Platforms};
 use crate::metadata::{FrozenTag, MetadataError, Pin, TagKey, names};
 use crate::mirror::Mirror;
 use crate::mirror::images::prefetch;
-use crate::oci::{AcceptSet, Digest, ImageName, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Reference};
 use crate::owed::Quiet;
 use crate::tier::Trouble;
 
@@ -17,9 +21,10 @@ impl Mirror {
     /// network now, for some platform.
     ///
     /// # Errors
-    /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
+    /// [`CatalogError::Route`], [`CatalogError::Metadata`] and [`CatalogError::NotKept`].
     pub async fn pin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
+        let there = self.behind(&pin).await;
         let _told = self.tell(names::pin(&pin), serde_json::to_vec(&pin.to_string()).ok()).await?;
         let kept = pin.clone();
         let pinned = self.0.graph.ask(move |graph| {
@@ -28,7 +33,7 @@ impl Mirror {
             Ok(found.is_some_and(|Found { image, lacking, .. }| image::is_pullable(&image, &lacking)))
         });
         let is_pullable = pinned.await?;
-        self.keep_there(kept).await?;
+        self.keep_there(name, kept, &there).await?;
         Ok(is_pullable)
     }
 
@@ -47,7 +52,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`CatalogError::NotATag`], [`CatalogError::Unknown`] when it is not known what it has, and
-    /// [`CatalogError::NotToBeHad`].
+    /// [`CatalogError::NotToBeHad`] and [`CatalogError::NotKept`].
     pub async fn freeze(&self, name: &ImageName, to: Option<Digest>) -> Result<Digest, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
         if let Some(digest) = to {
@@ -72,17 +77,20 @@ impl Mirror {
             Some(digest) => digest,
             None => known.await?.ok_or_else(|| CatalogError::Unknown(name.to_string()))?,
         };
+        let reference = Reference::Digest(digest);
+        let there = self.behind(&Pin { location: location.clone(), reference }).await;
         let _told = self.tell(names::frozen(&location, &tag), serde_json::to_vec(&digest).ok()).await?;
         tracing::info!(%location, %tag, %digest, "tag frozen");
         let kept = Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) };
         let frozen = FrozenTag { location, tag, digest };
         self.0.graph.ask(move |graph| graph.metadata().freeze(&frozen)).await?;
-        self.keep_there(kept).await?;
+        self.keep_there(name, kept, &there).await?;
         Ok(digest)
     }
 
-    /// What is to be kept stays in the bucket, with all that it leads to, also where it was about to leave.
-    async fn keep_there(&self, kept: Pin) -> Result<(), MetadataError> {
+    /// What is to be kept stays in the bucket, with all that it leads to, also where it was about to leave. What a collector
+    /// took before it could see that, of what was `there`, is fetched and goes up again.
+    async fn keep_there(&self, name: &ImageName, kept: Pin, there: &HashSet<Digest>) -> Result<(), CatalogError> {
         let Some(shared) = self.0.fills.stored.shared() else { return Ok(()) };
         let listed = self.0.graph.ask(move |graph| {
             let found = Catalog::of(graph)?.named(&kept)?;
@@ -92,13 +100,26 @@ impl Mirror {
                 for (accept, _) in graph.metadata().tag_records(location, tag)? {
                     listed.push(names::tag(&TagKey { location: location.clone(), tag: tag.clone(), accept }));
                 }
+                listed.push(names::history(location, tag));
             }
-            for digest in found.iter().flat_map(parts) {
-                listed.extend([names::member(location, &digest), key_of(&digest)]);
+            let all = found.iter().flat_map(|found| image::parts(&found.image, &Platforms::All));
+            let all: Vec<Descriptor> = all.cloned().collect();
+            for Descriptor { digest, .. } in &all {
+                listed.extend([names::member(location, digest), key_of(digest)]);
             }
-            Ok(listed)
+            Ok((listed, all))
         });
-        shared.keep(&listed.await?);
+        let (listed, mut all) = listed.await?;
+        shared.keep(&listed);
+        let not_kept = |reason: String| CatalogError::NotKept { image: name.to_string(), reason };
+        let digests: Vec<_> = all.iter().map(|part| part.digest).collect();
+        let absent = shared.saved(&listed, &digests).await.map_err(|trouble| not_kept(trouble.to_string()))?;
+        all.retain(|part| absent.contains(&part.digest) && there.contains(&part.digest));
+        let (route, (events, _)) = (self.route_of(name)?, mpsc::channel(1));
+        for part in all {
+            let fetched = self.fetch_blob(route.clone(), part, events.clone()).await;
+            fetched.map_err(|(_, _, reason)| not_kept(reason))?;
+        }
         Ok(())
     }
 

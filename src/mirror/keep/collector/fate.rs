@@ -54,11 +54,23 @@ pub fn fate(seen: &Seen, now: Timestamp, there: Option<Timestamp>) -> Fate {
     match seen.mark {
         None if seen.named || is_new => Fate::Stays,
         None => Fate::Marked,
-        Some(mark) if seen.named || seen.written > mark.written || seen.used > Some(mark.written) => Fate::Spared,
+        Some(mark)
+            if seen.named
+                || seen.written > mark.written
+                || seen.used.is_some_and(|used| was_used_since(used, mark.written, None)) =>
+        {
+            Fate::Spared
+        }
         // A clock that was set back makes it wait for longer.
         Some(mark) if mark.at.age(now).is_some_and(|age| age >= WAIT) => Fate::Goes,
         Some(_) => Fate::Waits,
     }
+}
+
+/// Whether what was said to be used `at` a moment was used since it was `marked`, or since that was `known` before. All
+/// three are by the store's clock, which may count seconds.
+pub fn was_used_since(at: Timestamp, marked: Timestamp, known: Option<Timestamp>) -> bool {
+    at >= marked || known.is_some_and(|known| at > known)
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ struct Lease {
     taken_at: Timestamp,
 }
 
-/// Takes the lease if the last one is older than `every`; whether it is ours.
-pub(super) async fn take(bucket: &Bucket, now: Timestamp, every: Duration) -> Result<bool, Trouble> {
+/// Takes the lease if the last one is older than `every`; its epoch where it is ours.
+pub(super) async fn take(bucket: &Bucket, now: Timestamp, every: Duration) -> Result<Option<u64>, Trouble> {
     let (mut epochs, mut listed) = (Vec::<u64>::new(), bucket.list(FOLDER));
     while let Some(found) = listed.next().await.transpose()? {
         epochs.extend(found.key.rsplit('/').next().and_then(|epoch| epoch.parse::<u64>().ok()));
@@ -34,18 +34,18 @@ pub(super) async fn take(bucket: &Bucket, now: Timestamp, every: Duration) -> Re
         let taken_at = serde_json::from_slice::<Lease>(&found.bytes).map_or(Timestamp(0), |lease| lease.taken_at);
         // One of a clock that was far ahead holds nobody up for ever.
         if Duration::from_millis(now.0.abs_diff(taken_at.0)) < every {
-            return Ok(false);
+            return Ok(None);
         }
     }
     let lease = serde_json::to_vec(&Lease { taken_at: now }).unwrap_or_default();
     match bucket.create(&key_of(last + 1), lease.into()).await {
-        Err(Trouble::Changed) => return Ok(false),
+        Err(Trouble::Changed) => return Ok(None),
         created => created?,
     }
     for epoch in epochs {
         bucket.remove(&key_of(epoch)).await?;
     }
-    Ok(true)
+    Ok(Some(last + 1))
 }
 
 fn key_of(epoch: u64) -> String {
@@ -64,8 +64,8 @@ mod tests {
         for then in [now, now.plus(hour), now.plus(3 * hour)] {
             let all = (0..8).map(|_| take(&bucket, then, hour));
             let taken = futures_util::future::join_all(all).await;
-            assert_eq!(taken.into_iter().filter(|taken| *taken == Ok(true)).count(), 1);
-            assert_eq!(take(&bucket, then.plus(hour / 2), hour).await, Ok(false));
+            assert_eq!(taken.into_iter().filter(|taken| matches!(taken, Ok(Some(_)))).count(), 1);
+            assert_eq!(take(&bucket, then.plus(hour / 2), hour).await, Ok(None));
         }
         assert_eq!(bucket.list(FOLDER).count().await, 1, "those before it are gone");
     }

@@ -1,5 +1,6 @@
 //! Replicas that pull, forget and carry up, while collectors go round the same bucket. Time is paused.
 
+mod claims;
 mod meanwhile;
 mod over_the_wire;
 
@@ -66,8 +67,12 @@ struct Replica {
 
 impl Replica {
     fn of(bucket: &Bucket) -> Arc<Replica> {
-        let store = tempfile::tempdir().expect("a folder");
-        let (blobs, owed) = (Arc::new(MemoryBlobStore::new()), Owed::open(store.path()).expect("a list"));
+        Replica::on(bucket, tempfile::tempdir().expect("a folder"), Arc::new(MemoryBlobStore::new()))
+    }
+
+    /// One with this disk.
+    fn on(bucket: &Bucket, store: tempfile::TempDir, blobs: Arc<MemoryBlobStore>) -> Arc<Replica> {
+        let owed = Owed::open(store.path()).expect("a list");
         let metrics = Arc::new(Metrics::new([]));
         let raising = Raising::new(bucket.clone(), Arc::clone(&owed), blobs.clone(), store.path(), metrics);
         Arc::new(Replica { store, blobs, owed, raising: Arc::new(raising), has: Mutex::default() })
@@ -319,8 +324,13 @@ async fn of_too_much_the_images_go_that_were_not_used_for_longest_and_what_is_pi
         bucket.write(&used, Bytes::new()).await.expect("used");
     }
     let metrics = Arc::new(Metrics::new([]));
-    let collector =
-        Collector::new(bucket.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, size(0) + size(1) + 10);
+    // What is no content counts as well.
+    let (mut others, mut all) = (0, bucket.list(""));
+    while let Some(listed) = all.next().await.transpose().expect("listed") {
+        others += if listed.key.starts_with(BLOBS) { 0 } else { listed.size };
+    }
+    let most = size(0) + size(1) + others + 200;
+    let collector = Collector::new(bucket.clone(), Arc::clone(&clock) as Arc<dyn Clock>, metrics, most);
     let taken = collector.turn().await.expect("a round");
     assert!(taken.names > 0 && taken.deleted == 0, "{taken:?}");
     for _ in 0..2 {

@@ -3,21 +3,29 @@
 //! It is told to the bucket before it is done here, and taken over from there now and again. Truth: what is so here and
 //! not told yet is never undone because the bucket does not know of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::Instant;
 
 use super::{LONGEST, Shared};
 use crate::metadata::names::{self, Name};
 use crate::metadata::{FrozenTag, Location, MetadataError, MetadataStore, Pin};
 use crate::oci::{Digest, Reference, Tag};
 use crate::owed::Quiet;
-use crate::tier::{Listed, Pace, Trouble};
+use crate::tier::{Bucket, Listed, Pace, Trouble};
 
 /// So many of what was asked for here are looked at once more at a time.
 const MOST_AGAIN: usize = 100;
 /// For so many kinds of clients it is told that a tag is forgotten.
 const MOST_TOLD: usize = 10_000;
+/// So much is asked of the bucket at a time.
+const AT_ONCE: usize = 8;
+/// How long it is waited for a collector that takes what is to be kept, and how often it is looked.
+const GOING_AT_MOST: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 impl Shared {
     /// Takes over what operators asked for on other replicas about a tag: that it is frozen or pinned, or no longer is;
@@ -144,6 +152,20 @@ impl Shared {
         names.iter().for_each(|name| self.owed.up(name));
     }
 
+    /// What has these names and digests is to be kept, which was told: its marks go, and it is waited for collectors that
+    /// take some of it just now. What of it is not there then.
+    pub(crate) async fn saved(&self, names: &[String], digests: &[Digest]) -> Result<HashSet<Digest>, Trouble> {
+        let bucket = self.bucket.at(Pace::Any);
+        let marks = digests.iter().map(|digest| unmarked(bucket.clone(), *digest)).collect::<Vec<_>>();
+        stream::iter(marks).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?;
+        let until = Instant::now() + GOING_AT_MOST;
+        let claims = names.iter().map(|name| let_go(bucket.clone(), name.clone(), until)).collect::<Vec<_>>();
+        stream::iter(claims).buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?;
+        let looks = digests.iter().map(|digest| absent(bucket.clone(), *digest)).collect::<Vec<_>>();
+        let looked: Vec<_> = stream::iter(looks).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(looked.into_iter().flatten().collect())
+    }
+
     /// Tells that an image is forgotten: its pin, what it is frozen to, what its tag points at. Whether the bucket knew
     /// of any.
     pub(crate) async fn tell_forgotten(&self, pin: &Pin) -> Result<(bool, Vec<Quiet>), Trouble> {
@@ -167,9 +189,31 @@ impl Shared {
     }
 }
 
+async fn unmarked(bucket: Bucket, digest: Digest) -> Result<(), Trouble> {
+    bucket.spare(&digest).await
+}
+
+/// Returns when no collector takes what has this key.
+async fn let_go(bucket: Bucket, key: String, until: Instant) -> Result<(), Trouble> {
+    while bucket.is_going(&key).await? {
+        if Instant::now() > until {
+            return Err(Trouble::Refused("it is being taken out of the bucket".to_owned()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+async fn absent(bucket: Bucket, digest: Digest) -> Result<Option<Digest>, Trouble> {
+    Ok(bucket.stat(&digest).await?.is_none().then_some(digest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blob_store::key_of;
+    use crate::oci::Algorithm;
+    use crate::tier::{claims, marks};
 
     #[tokio::test]
     async fn what_was_undone_elsewhere_no_longer_counts_here_and_what_is_not_told_yet_does() {
@@ -195,5 +239,32 @@ mod tests {
         assert_eq!((pins().len(), acts.len()), (10 + usize::from(pins().contains(&kept)), 10), "so many at a time");
         shared.recall_again(&mut acts).await;
         assert_eq!(pins(), [kept]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_to_be_kept_loses_its_marks_and_waits_for_who_takes_it_just_now() {
+        let store = tempfile::tempdir().expect("a folder");
+        let shared = crate::mirror::room::shared::tests::shared(store.path());
+        let (stays, goes) = (Digest::of(Algorithm::Sha256, b"stays"), Digest::of(Algorithm::Sha256, b"goes"));
+        let keys = [stays, goes].map(|digest| key_of(&digest));
+        for digest in [stays, goes] {
+            shared.bucket.write(&key_of(&digest), "x".into()).await.expect("written");
+            shared.bucket.write(&marks::mark_of(&digest), "{}".into()).await.expect("marked");
+        }
+        // A collector has looked, and stands at the deletion.
+        shared.bucket.write(&claims::claim_of(&keys[1]), "{}".into()).await.expect("claimed");
+        let taken = async {
+            while shared.bucket.list(marks::FOLDER).count().await > 0 {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(GOING_AT_MOST / 2).await;
+            shared.bucket.remove(&keys[1]).await.expect("deleted");
+            shared.bucket.remove(&claims::claim_of(&keys[1])).await.expect("let go");
+        };
+        let all = [stays, goes];
+        let (absent, ()) = tokio::join!(shared.saved(&keys, &all), taken);
+        assert_eq!(absent, Ok(HashSet::from([goes])));
+        shared.bucket.write(&claims::claim_of(&keys[0]), "{}".into()).await.expect("claimed");
+        assert!(shared.saved(&keys, &all).await.is_err(), "one that is gone: it is said");
     }
 }
