@@ -93,6 +93,7 @@ mod tests {
         assert_eq!(fate(Seen { named: true, ..old }), Fate::Spared);
         assert_eq!(fate(Seen { used: Some(now.minus(29 * hour)), ..old }), Fate::Spared);
         assert_eq!(fate(Seen { used: Some(now.minus(31 * hour)), ..old }), Fate::Goes, "used before it was marked");
+        assert_eq!(fate(Seen { used: Some(now.minus(30 * hour)), ..old }), Fate::Spared, "in the same second");
         assert_eq!(fate(Seen { written: now.minus(hour), ..old }), Fate::Spared, "it came anew");
         let ahead = Marked { at: now.plus(hour), written: now.minus(30 * hour) };
         assert_eq!(fate(Seen { mark: Some(ahead), ..old }), Fate::Waits);
