@@ -238,10 +238,45 @@ fn a_grant_that_means_less_than_it_seems_to_is_worth_a_warning() {
         let config = valid(&format!("{login}{grant}{upstream}"));
         config.warnings().iter().any(|warning| warning.starts_with("grant 1: ") && warning.contains(of))
     };
+    // Beside certificates everybody has to say who he is.
+    let anonymous = |may: &str| format!("access.grant = [{{ who = \"anonymous\", may = {may:?} }}]\n");
+    let warns = |login: &str, of: &str| {
+        let upstream = "[[upstream]]\nhost = \"a.example\"\naccess = \"mapped\"\n";
+        let config = valid(&format!("{login}{}{upstream}", anonymous("a.example/**")));
+        config.warnings().iter().any(|warning| warning.contains(of))
+    };
+    assert!(warns(login, "grant 1: \"anonymous\" is everybody who has said who he is"));
+    assert!(warns("server.tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n", "\"anonymous\" is everybody"));
+    assert!(!warns("access.htpasswd = \"/users\"\n", "\"anonymous\""));
+    for (may, is_none) in [
+        ("a.example/Acme/**", true),
+        ("*/acme/App:1", true),
+        ("a.example/../app", true),
+        ("a.example/acme/app-", true),
+        ("a.example/acme/app:V1", false),
+        ("a.example/ac*me/**/a__*", false),
+        ("a.example/**", false),
+        ("**/Acme", false),
+    ] {
+        assert_eq!(warned("user:x", may, "mapped", "is about no image"), is_none, "{may}");
+    }
+    let login = "access.htpasswd = \"/users\"\naccess.oidc = [{ issuer = \"https://i.example\" }]\n\
+                 server.tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n";
+    for (count, who, is_told) in [(8, "user:x", false), (9, "user:x", true), (9, "user:y", false)] {
+        let may = |from, to| (from..to).map(|n| format!("\"a.example/app:v{n}\"")).collect::<Vec<_>>().join(", ");
+        let config = valid(&format!(
+            "{login}access.grant = [{{ who = \"user:x\", may = [{}] }}, {{ who = {who:?}, may = [{}] }}]\n\
+             [[upstream]]\nhost = \"a.example\"\naccess = \"mapped\"\n",
+            may(0, 5),
+            may(3, count)
+        ));
+        let told = config.warnings().iter().any(|it| it.contains("may read 9 tags of a.example/app: where"));
+        assert_eq!(told, is_told, "{count} {who}");
+    }
     for (who, is_told) in [("user:x", true), ("cert:x", true), ("anonymous", true), ("oidc:x", false)] {
         for may in ["a.example/**", "a.example/only/this:1", "*.example/x"] {
             assert_eq!(warned(who, may, "shared", "a.example is shared"), is_told, "{who} {may}");
-            assert!(!warned(who, may, "mapped", ""), "{who} {may}");
+            assert_eq!(warned(who, may, "mapped", ""), who == "anonymous", "{who} {may}");
             for access in ["public", "pass-through"] {
                 assert!(warned(who, may, access, &format!("a.example is {access}")), "{who} {may} {access}");
             }
@@ -250,7 +285,7 @@ fn a_grant_that_means_less_than_it_seems_to_is_worth_a_warning() {
             assert!(warned(who, "*.exmaple/**", access, "is about no upstream"), "{who} {access}");
         }
         // What reaches one that goes by it is fine.
-        assert!(!warned(who, "**", "mapped", ""), "{who}");
+        assert_eq!(warned(who, "**", "mapped", ""), who == "anonymous", "{who}");
     }
     assert!(warned("user:x", "ghcr.io/**", "mapped", "ghcr.io is public"));
 }

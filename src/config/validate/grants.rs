@@ -1,12 +1,16 @@
 //! What is said of grants that mean less than they seem to: nobody is named, or nothing that goes by grants.
 
+use std::collections::BTreeMap;
+
 use crate::access::{Access, Grant, May, Who};
 use crate::config::{Config, Upstream, file};
-use crate::oci::RegistryName;
+use crate::oci::{RegistryName, Repository};
 
 /// What is allowed and yet worth a second look.
 pub(super) fn warnings(config: &Config, typed: &file::Access) -> Vec<String> {
     let mut warnings = nobody(config, typed);
+    warnings.extend(anybody(config));
+    warnings.extend(too_many_tags(config, typed));
     for (grant, typed) in config.callers.grants.iter().zip(&typed.grant) {
         let all = grant.may.iter().zip(&typed.may);
         warnings.extend(all.filter_map(|(may, text)| nothing(config, grant, (may, text))));
@@ -54,6 +58,9 @@ fn nothing(config: &Config, grant: &Grant, (may, text): (&May, &str)) -> Option<
     let Some(first) = about.first() else {
         return Some(format!("grant {name}: {text:?} is about no upstream of this mirror"));
     };
+    if let Some(why) = no_image(text) {
+        return Some(format!("grant {name}: {text:?} is about no image: {why}"));
+    }
     let idle = |who: &&Who| !about.iter().any(|upstream| counts(who, upstream.access));
     let who = grant.who.iter().find(idle)?;
     let shared = about.iter().find(|upstream| upstream.access == Access::Shared);
@@ -68,4 +75,65 @@ fn nothing(config: &Config, grant: &Grant, (may, text): (&May, &str)) -> Option<
             first.access.as_str()
         ),
     })
+}
+
+/// What is said of grants for everybody where nobody gets anything who does not say who he is.
+fn anybody(config: &Config) -> Vec<String> {
+    if !config.identities().certificates {
+        return Vec::new();
+    }
+    let grants = config.callers.grants.iter().filter(|grant| grant.who.iter().any(Who::is_anybody));
+    let told = grants.map(|Grant { name, .. }| {
+        format!(
+            "grant {name}: \"anonymous\" is everybody who has said who he is: with server.tls.client_ca nobody else gets \
+             anything"
+        )
+    });
+    told.collect()
+}
+
+/// Repository and tag of what is about one tag.
+fn of_one_tag(text: &str) -> Option<(&str, &str)> {
+    text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))
+}
+
+/// So many tags of a repository are asked for, for who may read nothing else of it and names a digest.
+const MOST_TAGS: usize = 8;
+
+/// What is said where somebody may read more tags of a repository than are asked for when he names a digest.
+fn too_many_tags(config: &Config, typed: &file::Access) -> Vec<String> {
+    let mut tags: BTreeMap<(&str, &str), Vec<(&str, &str)>> = BTreeMap::new();
+    for (grant, Grant { name, .. }) in typed.grant.iter().zip(&config.callers.grants) {
+        for (repository, tag) in grant.may.iter().filter_map(|may| of_one_tag(may)) {
+            for who in &grant.who {
+                let tags = tags.entry((who, repository)).or_default();
+                if tags.iter().all(|(_, known)| *known != tag) {
+                    tags.push((name, tag));
+                }
+            }
+        }
+    }
+    let told = tags.into_iter().filter_map(|((who, repository), tags)| {
+        let (name, tag) = tags.get(MOST_TAGS)?;
+        Some(format!(
+            "grant {name}: {who:?} may read {} tags of {repository}: where it is not known here what they lead to, a pull \
+             by digest asks for the first {MOST_TAGS} alone, and not for {tag}; allow him the repository, or fewer tags",
+            tags.len()
+        ))
+    });
+    told.collect()
+}
+
+/// Why there is no image of which this could be the name, whatever its stars stand for.
+fn no_image(text: &str) -> Option<&'static str> {
+    let path = of_one_tag(text).map_or(text, |(path, _)| path);
+    let (host, repository) = path.split_once('/')?;
+    if host.contains("**") {
+        return None;
+    }
+    if repository.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some("names of images are in lower case");
+    }
+    let filled = repository.replace("**", "*").replace('*', "a");
+    filled.parse::<Repository>().err().map(|_| "no repository can have that name")
 }
