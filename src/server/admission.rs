@@ -179,6 +179,11 @@ impl Admission {
     /// # Errors
     /// [`Rejected`].
     pub async fn greet(&self, guest: &mut Guest, mirror: &Mirror, upstream: &RegistryName) -> Result<(), Rejected> {
+        // What is shown is looked at whoever else he is known to be: clients log in here, and believe it.
+        let is_login = matches!(self.rules.access(upstream), Access::Shared | Access::Mapped);
+        if is_login && self.rules.greet(upstream, Shown::default()).is_err() {
+            self.judge(guest).await?;
+        }
         let mut greeted = self.rules.greet(upstream, guest.shown());
         if greeted.is_err() && self.judge(guest).await? {
             greeted = self.rules.greet(upstream, guest.shown());

@@ -130,6 +130,22 @@ async fn a_certificate_is_a_caller_and_beside_passwords_it_need_not_be_shown() {
     ] {
         assert_eq!(over_tls(&mirror, client, path, shown).await, expected, "{path} {shown}");
     }
+    drop(mirror.stop().await);
+    // Where clients log in.
+    let lines = format!("access.htpasswd = \"{}\"\nroutes.default = \"a.example\"", users.display());
+    let mirror = settings(&lines).start().await;
+    for (client, shown, expected) in [
+        (&build, "", (200, false)),
+        (&build, ann.as_str(), (200, false)),
+        (&build, wrong.as_str(), (401, true)),
+        (&other, "", (200, false)),
+        (&other, ann.as_str(), (200, false)),
+        (&other, wrong.as_str(), (401, true)),
+        (&nobody, ann.as_str(), (200, false)),
+        (&nobody, wrong.as_str(), (401, true)),
+    ] {
+        assert_eq!(over_tls(&mirror, client, "/v2/", shown).await, expected, "{shown}");
+    }
 }
 
 #[tokio::test]
