@@ -163,7 +163,7 @@ async fn is_answered(stream: &mut BufReader<TcpStream>) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_collector_that_races_with_pulls_over_a_real_server_leaves_no_name_without_bytes() {
     let (mut deleted, mut taken) = (0, 0);
-    for (seed, max_size, rounds) in [(10, 0, 20), (11, 1500, 10)] {
+    for (seed, max_size, rounds) in [(10, 0, 28), (11, 1500, 16)] {
         let Some(server) = Server::start().await else { return };
         let _ticking = Ticking::by(&server);
         let later = |time| server.set_back(time);
