@@ -297,6 +297,7 @@ impl Raising {
 
     /// Finds out what the bucket does with conditions, as soon as it answers.
     async fn examine(&self) {
+        let mut rest = TRY_EVERY;
         loop {
             match Conditional::examine(&self.bucket).await {
                 Ok(found) => {
@@ -317,17 +318,20 @@ impl Raising {
                 Err(trouble) => {
                     self.leases.iter().for_each(|leases| leases.allow(false));
                     self.fails("", &trouble);
-                    let _ = tokio::time::timeout(LONGEST_REST, self.writes_are_back()).await;
+                    // One write that failed does not say that none is taken.
+                    if self.bucket.takes_writes() {
+                        tokio::time::sleep(rest).await;
+                    } else {
+                        let _ = tokio::time::timeout(LONGEST_REST, self.writes_are_back()).await;
+                    }
+                    rest = LONGEST_REST.min(2 * rest);
                 }
             }
         }
     }
 
-    /// Returns when it takes again what is written, where it does not now.
+    /// Returns when it takes what is written.
     async fn writes_are_back(&self) {
-        if self.bucket.takes_writes() {
-            return std::future::pending().await;
-        }
         while !self.bucket.takes_writes() {
             tokio::time::sleep(TRY_EVERY).await;
         }
