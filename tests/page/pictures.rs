@@ -295,6 +295,18 @@ const STYLE: &str = "body { margin: 0; background: #14181f; } pre { margin: 0; p
     font: 12px/1.45 'DejaVu Sans Mono', monospace; width: max-content; } b { font-weight: normal; } .c1 { font-weight: bold; color: #fff; } \
     .c2 { color: #8a94a3; } .c31 { color: #ff7b72; } .c32 { color: #7ee787; } .c33 { color: #e3b341; } i { color: #79c0ff; font-style: normal; }";
 
+/// What is still being written is joined by who asks for it, and is no hit yet.
+async fn nothing_is_being_filled(admin: std::net::SocketAddr) {
+    loop {
+        let answer = client::get(admin, "/api/v1/status", &CONSENT).await;
+        let status: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        if status["fills"].as_array().unwrap().is_empty() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_picture_of_the_terminal_says_what_the_program_says_today() {
     let Some(browser) = Browser::start("the_picture_of_the_terminal").await else { return };
@@ -331,6 +343,7 @@ async fn the_picture_of_the_terminal_says_what_the_program_says_today() {
         for blob in redis.blobs() {
             assert_eq!(client::get(at, &format!("{below}/blobs/{}", blob.digest), &[]).await.status, 200);
         }
+        nothing_is_being_filled(page.parse().unwrap()).await;
     }
     for _ in 0..2 * (2 + redis.blobs().count()) {
         shown += &daemon.until("library/redis");
