@@ -15,7 +15,7 @@ mod rules;
 
 pub use caller::{Caller, CallerError, Certificate};
 pub use explain::Explanation;
-pub use grant::{Grant, May, MayError, Who, WhoError};
+pub use grant::{Grant, MOST_TAGS, May, MayError, Who, WhoError};
 pub use grants::{Grants, Holder, Holders, Said};
 pub use led::Led;
 pub use presented::{Credential, Presented};

@@ -8,6 +8,9 @@ use super::Caller;
 use crate::metadata::Location;
 use crate::oci::{Glob, Reference, RegistryName, Tag};
 
+/// So many tags of a repository are asked for, for who may read nothing else of it and names a digest.
+pub const MOST_TAGS: usize = 8;
+
 /// A grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::access::{Access, Grant, May, Who};
+use crate::access::{Access, Grant, MOST_TAGS, May, Who};
 use crate::config::{Config, Upstream, file};
 use crate::oci::{RegistryName, Repository};
 
@@ -96,9 +96,6 @@ fn anybody(config: &Config) -> Vec<String> {
 fn of_one_tag(text: &str) -> Option<(&str, &str)> {
     text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'))
 }
-
-/// So many tags of a repository are asked for, for who may read nothing else of it and names a digest.
-const MOST_TAGS: usize = 8;
 
 /// What is said where somebody may read more tags of a repository than are asked for when he names a digest.
 fn too_many_tags(config: &Config, typed: &file::Access) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Told;
 use super::below::{Search, Sought, is_answer};
 use super::questions::{Of, Questions, Said};
+use crate::access::MOST_TAGS;
 use crate::clock::Timestamp;
 use crate::metadata::TagKey;
 use crate::mirror::Mirror;
@@ -16,8 +17,6 @@ use crate::oci::{AcceptSet, Digest, Reference, Tag};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
-/// So many tags are asked for, for one who may read nothing else.
-const MOST_TAGS: usize = 8;
 /// For so many kinds of clients the tag is asked for once more, where something else was told since.
 const MOST_DOUBTFUL: usize = 4;
 /// How long all that may take.
